@@ -1,0 +1,256 @@
+"""What happens around training, the same for every family: budget, learning rate, EMA, curves, checkpoints, grids."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from genzoo.generator import Generator, to_uint8
+from genzoo.pictures import save_grid
+
+
+class Budget(Callback):
+    """Counts the images a model has learnt from and the seconds that took, and ends training at `images`.
+
+    Lightning's steps will not do: a GAN takes two optimiser steps a batch and global_step counts both.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        trainer.should_stop = model.images_seen >= self.images  # a run that was stopped between training and scores
+
+    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        model.images_seen += len(batch[0]) * trainer.world_size
+        self.seconds += time.perf_counter() - self.started
+        trainer.should_stop = trainer.should_stop or model.images_seen >= self.images
+
+    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
+        if model.device.type == "cuda":  # the queue of launched kernels is part of the work
+            start = time.perf_counter()
+            torch.cuda.synchronize(model.device)
+            self.seconds += time.perf_counter() - start
+
+    def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"], checkpoint["seconds"] = model.images_seen, self.seconds
+
+    def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        model.images_seen, self.seconds = checkpoint["images_seen"], checkpoint["seconds"]
+
+
+def warmup_cosine(progress: float, warmup: float = 0.05, last: float = 0.0) -> float:
+    """Factor on the learning rate at a share `progress` of the budget: up linearly, then down a half cosine to `last`."""
+    if progress < warmup:
+        return progress / warmup
+    u = min(1.0, (progress - warmup) / (1 - warmup))
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * u))
+
+
+class LearningRate(Callback):
+    """Scales every optimiser's learning rate by schedule(share of the image budget used)."""
+
+    def __init__(self, images: int, schedule: Callable[[float], float]) -> None:
+        self.images, self.schedule = images, schedule
+
+    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
+        # the end of this batch, so that the first step of a warm-up moves the weights
+        factor = self.schedule((model.images_seen + len(batch[0]) * trainer.world_size) / self.images)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+class EMA(Callback):
+    """Exponential moving average of the parameters, in place of the raw ones whenever the model is judged.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) after n batches. Buffers stay as they are: averaging the
+    integer buffers of a flow's permutations would ruin them. List it before callbacks that judge the model.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.batches = 0
+        self.average: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        parameters = dict(model.named_parameters())
+        if not self.average:  # only now, since a flow's first batch sets the scales it starts from
+            self.average = {name: p.detach().clone() for name, p in parameters.items()}
+        self.average = {name: a.to(parameters[name].device) for name, a in self.average.items()}
+        decay = min(self.decay, (1 + self.batches) / (10 + self.batches))
+        raw = [parameters[name].detach() for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), raw, 1 - decay)
+        self.batches += 1
+
+    @torch.no_grad()
+    def swap(self, model: Generator) -> None:
+        """Exchange the model's parameters with their averages."""
+        for name, p in model.named_parameters():
+            if name in self.average:
+                held = p.detach().clone()
+                p.copy_(self.average[name])
+                self.average[name].copy_(held)
+
+    def on_validation_start(self, trainer: Trainer, model: Generator) -> None:
+        self.swap(model)
+
+    def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
+        self.swap(model)
+
+    def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = {"average": self.average, "batches": self.batches}
+
+    def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        self.average, self.batches = checkpoint["ema"]["average"], checkpoint["ema"]["batches"]
+
+
+@contextmanager
+def averaged(trainer: Trainer, model: Generator) -> Iterator[Generator]:
+    """The model with its averaged weights, for as long as the block runs."""
+    averages = [c for c in trainer.callbacks if isinstance(c, EMA)]
+    for ema in averages:
+        ema.swap(model)
+    try:
+        yield model.eval()
+    finally:
+        for ema in averages:
+            ema.swap(model)
+
+
+class Curves(Callback):
+    """Sends losses to every logger, with images seen as the x-axis, at `points` moments of the budget."""
+
+    def __init__(self, images: int, points: int = 200) -> None:
+        self.every = images / points
+
+    def on_train_batch_end(
+        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        size = len(batch[0]) * trainer.world_size
+        if model.images_seen // self.every > (model.images_seen - size) // self.every:
+            log(trainer, model, {f"train/{name}": value for name, value in outputs.items()})
+
+    def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
+        log(trainer, model, {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+
+
+def log(trainer: Trainer, model: Generator, values: dict[str, Any]) -> None:
+    """Give scalars to every logger, at the images seen so far."""
+    scalars = {name: float(value) for name, value in values.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(scalars, step=model.images_seen)
+
+
+class Judge(Callback):
+    """After each validation: a grid of `n` samples from one seed, and the scores that `score(fake)` gives them.
+
+    path: the PNG to write. score: (n, C, H, W) uint8 -> {name: value}; None draws only.
+    """
+
+    def __init__(self, path: str | Path, n: int = 64, seed: int = 0) -> None:
+        self.path, self.n, self.seed = Path(path), n, seed
+        self.score: Callable[[Tensor], dict[str, float]] | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, model: Generator) -> None:
+        if not trainer.is_global_zero:
+            return
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed)
+            fake = to_uint8(model.sample(self.n))
+        grid = save_grid(fake[:64].cpu().numpy(), self.path)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("samples", [grid], step=model.images_seen)
+        if self.score is not None:
+            log(trainer, model, {f"score/{name}": value for name, value in self.score(fake).items()})
+
+
+class LastCheckpoint(Callback):
+    """Keeps `last.ckpt` whole: written beside its place after each validation and at the end, then renamed.
+
+    Lightning's own writer passes through TMPDIR; from another file system a kill leaves half a file.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "last.ckpt"
+
+    def save(self, trainer: Trainer) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            os.replace(part, self.path)
+
+    def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
+        self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
+        self.save(trainer)
+
+
+class Bar(Callback):
+    """One progress bar over the budget of images, with the loss and the time that is left."""
+
+    def __init__(self, images: int, label: str) -> None:
+        self.images, self.label = images, label
+
+    def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        self.bar = tqdm(
+            total=self.images,
+            initial=model.images_seen,
+            desc=self.label,
+            unit="img",
+            unit_scale=True,
+            disable=not trainer.is_global_zero,
+            mininterval=0.5,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar.update(model.images_seen - self.bar.n):  # true when it was time to draw
+            self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)
+
+    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: Trainer, model: Generator, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class StopOnNaN(Callback):
+    """Ends the run with one sentence at the first loss that is not a number, before it is saved."""
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % self.every == 0:
+            bad = [name for name, value in outputs.items() if not math.isfinite(float(value))]
+            if bad:
+                raise ValueError(
+                    f"{type(model).__name__}: {bad[-1]} became {float(outputs[bad[-1]])} after {model.images_seen} "
+                    "images; lower model.optimizer.lr or model.clip (the last checkpoint is kept)"
+                )

@@ -1,0 +1,83 @@
+"""How every command meets Hydra and its user: where conf/ is, and errors as one sentence with exit code 2."""
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from genzoo.runs import digest
+
+
+def conf_folder() -> str:
+    """Where the configurations are: inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return str(folder)
+    raise FileNotFoundError(f"no conf/config.yaml in {package} or beside it; install genzoo again")
+
+
+def folder_name(overrides: str) -> str:
+    """A folder's name made of overrides: one level, at most 200 bytes, different for different overrides."""
+    name = overrides.replace("/", "_").replace("\\", "_") or "default"
+    return name if len(name.encode()) <= 200 else f"{name[:150]}-{digest(overrides)}"
+
+
+def label(target: str) -> str:
+    """genzoo.models.ddpm.DDPM -> ddpm."""
+    return target.rsplit(".", 1)[-1].lower()
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("label", label, replace=True)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dicts and lists: the last that anything sees of Hydra."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a composed configuration into a program.
+
+    An exception ends it with one sentence on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def program() -> None:
+            traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to here
+            hush()
+            try:
+                hydra.main(config_path=conf_folder(), config_name=config_name, version_base="1.3")(task)()
+            except Exception as error:
+                if traceback:
+                    raise
+                print(f"genzoo: {sentence(error)}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
+                sys.exit(2)
+
+        return program
+
+    return decorate
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong at the root, without the layers that passed it on."""
+    while isinstance(error, hydra.errors.InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip() or type(error).__name__
+
+
+def hush() -> None:
+    """Keep Lightning's greetings and advice for DataLoaders, which these runs do not use, off the screen."""
+    for name in ("pytorch_lightning", "lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric|torchmetrics).*")

@@ -1,0 +1,1 @@
+"""The common datamodule and its sources; every source is a function that returns `Splits`."""

@@ -1,0 +1,147 @@
+"""One datamodule for every source: uint8 images in memory, batches (x, y) with x in [-1, 1]."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from genzoo.data.batches import Batches, epoch_batches, epoch_flips, ordered_batches
+from genzoo.data.splits import Images, Splits
+
+GPU_SHARE = 0.4  # of the free memory: the rest is for the model and its activations
+
+
+def to_float(x: Tensor) -> Tensor:
+    """uint8 levels to float32 in [-1, 1]; floating-point points as they are."""
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+
+def near(images: Images, device: torch.device) -> Images:
+    """`images` on a CUDA device with room for them, else where they are (host)."""
+    x, y = images
+    if device.type != "cuda" or x.nbytes > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return images
+    return Images(x.to(device), None if y is None else y.to(device))
+
+
+class DataModule(LightningDataModule):
+    """The data of a run.
+
+    source: a function that returns `Splits`; called once, with `options`.
+    name: how tables call the data.
+    image_shape: (C, H, W) that every image must have.
+    batch_size: images that one rank sees per step.
+    flip: mirror half of the training images.
+    seed: fixes order and flips, whatever torch's global generator does.
+
+    Loaders give uint8 batches; `on_after_batch_transfer` makes them float in [-1, 1] once they are on the
+    device. Make the Trainer with use_distributed_sampler=False: ranks are told apart here.
+    Raises ValueError for an option that the source does not take, and for images of another shape.
+    """
+
+    def __init__(
+        self,
+        source: Callable[..., Splits],
+        name: str,
+        image_shape: Sequence[int],
+        batch_size: int,
+        flip: bool = False,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.source, self.options = source, options
+        self.name, self.image_shape = name, tuple(image_shape)
+        self.batch_size, self.flip, self.seed = batch_size, flip, seed
+        try:
+            inspect.signature(source).bind(**options)
+        except TypeError as error:
+            known = ", ".join(inspect.signature(source).parameters) or "none"
+            raise ValueError(f"data {name}: {error}; this source's own keys: {known}.") from error
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Train, validation and test, loaded at first use."""
+        splits = self.source(**self.options)
+        shape = tuple(splits.test.x.shape[1:])
+        if shape != self.image_shape:
+            raise ValueError(
+                f"data {self.name}: images are {shape} (C, H, W), not {self.image_shape}; "
+                f"set data.image_shape=[{','.join(map(str, shape))}]."
+            )
+        return splits
+
+    def prepare_data(self) -> None:
+        """Let one process a machine download first; the others then find the files."""
+        _ = self.splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits unless they are loaded."""
+        _ = self.splits
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Name of each class id, where the source knows them."""
+        return self.splits.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without labels."""
+        if self.class_names:
+            return len(self.class_names)
+        y = self.split("train").y
+        return 0 if y is None else int(y.max()) + 1
+
+    def split(self, name: str) -> Images:
+        """The raw images of "train", "val" or "test"; of a streamed training split, its head."""
+        if name not in ("train", "val", "test"):
+            raise ValueError(f"No split {name!r}: ask for train, val or test.")
+        images = getattr(self.splits, name)
+        return images if isinstance(images, Images) else images.head
+
+    def content_hash(self, name: str) -> str:
+        """sha256 over shape, dtype and bytes of a split's images, in order; labels do not count."""
+        x = self.split(name).x.cpu().contiguous()
+        digest = hashlib.sha256(f"{tuple(x.shape)} {x.dtype}".encode())
+        digest.update(x.numpy().data)
+        return digest.hexdigest()
+
+    def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor | None]]:
+        """Shuffled batches, the last ragged one dropped; reshuffled every epoch."""
+        images, (rank, world, device) = self.splits.train, self._place()
+        flips = partial(epoch_flips, seed=self.seed, rank=rank) if self.flip else None
+        if not isinstance(images, Images):
+            return images.batches(self.batch_size, seed=self.seed, flips=flips, rank=rank, world=world)
+        order = partial(epoch_batches, len(images.x), self.batch_size, self.seed, rank=rank, world=world)
+        return Batches(near(images, device), order, flips)
+
+    def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor | None]]:
+        """Validation batches in order, none dropped."""
+        return self._evaluation(self.splits.val)
+
+    def test_dataloader(self) -> Iterable[tuple[Tensor, Tensor | None]]:
+        """Test batches in order, none dropped."""
+        return self._evaluation(self.splits.test)
+
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor | None], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """(x, y) with x (n, C, H, W) float32 in [-1, 1], y (n,) int64 class ids or None."""
+        x, y = batch
+        return to_float(x), y
+
+    def _evaluation(self, images: Images) -> Batches:
+        rank, world, device = self._place()
+        batches = ordered_batches(len(images.x), self.batch_size, rank, world)
+        return Batches(near(images, device), lambda epoch: batches)
+
+    def _place(self) -> tuple[int, int, torch.device]:
+        """(rank, world size, device): the trainer's, or one process on the host without a trainer."""
+        if self.trainer is None:
+            return 0, 1, torch.device("cpu")
+        return self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device

@@ -1,0 +1,1 @@
+"""Noise schedules and samplers: pure functions of sigmas and a denoiser."""

@@ -1,0 +1,118 @@
+"""The contract: a generator turns noise into images; everything else is the same for every family."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor | None]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Generator(LightningModule):
+    """A family of generative model. Subclasses write `loss` and `sample`, and read like their paper.
+
+    image_shape: (C, H, W).
+    optimizer: a function from parameters to an optimiser.
+    clip: largest global gradient norm of a step; larger gradients are scaled down to it.
+    """
+
+    sampling: str = ""  # how `sample` draws, in words that the report prints beside the score
+    nfe: int = 1  # network calls per sampled image
+
+    def __init__(
+        self, image_shape: Sequence[int], optimizer: OptimizerFactory, clip: float = math.inf
+    ) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.optimizer = optimizer
+        self.clip = clip
+        self.images_seen = 0  # counted by callbacks.Budget
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The scalar to minimise as "loss", beside its named terms; x (n, C, H, W) in [-1, 1], y (n,) class ids."""
+        raise NotImplementedError
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """(n, C, H, W) images in [-1, 1] on self.device, drawn with torch's global generator."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self.loss(*batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        terms = {f"val/{name}": value for name, value in self.loss(*batch).items()}
+        self.log_dict(terms, batch_size=len(batch[0]), sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters())
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        self.clip_gradients_of(optimizer)
+
+    def clip_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
+        """Scale the gradients of this optimiser's parameters to a global norm of at most `clip`.
+
+        A hook of our own since the Trainer's gradient_clip_val refuses manual optimisation.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.clip)
+
+
+def refuse_classes(model: Generator, y: Tensor | None) -> None:
+    """Raise ValueError when classes are asked of a family that was trained without them."""
+    if y is not None:
+        raise ValueError(f"{type(model).__name__} was trained without classes; call sample(n) without y")
+
+
+# --- Abilities: a family has one by having the method; metrics ask isinstance and never name a class.
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """log_prob(x): (n,) nats of the density on [-1, 1]^D of the uniformly dequantised 8-bit image."""
+
+    likelihood: Literal["exact", "lower bound", "estimate"]
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasEncode(Protocol):
+    """encode(x) -> z and decode(z) -> x: from images to latents and back."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasSampler(Protocol):
+    """A sampler over a number of steps that may be exchanged after training; `nfe` counts network calls."""
+
+    sampler: Callable[..., Tensor]
+    steps: int
+    nfe: int
+
+
+@runtime_checkable
+class HasAfterFit(Protocol):
+    """after_fit(batches): what can only be estimated from the training images once the weights are final."""
+
+    def after_fit(self, batches: Iterable[Batch]) -> None: ...
+
+
+# --- The two conventions that every room shares.
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255; every one of the 256 levels u / 127.5 - 1 maps back to itself."""
+    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+
+
+def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
+    """Bits per dimension of 8-bit images from nats of the density on [-1, 1]^D, whose bins are 1 / 127.5 wide."""
+    return -log_prob / (dimensions * math.log(2)) + math.log2(127.5)

@@ -1,0 +1,48 @@
+"""The protocol: all that can change a score, hashed, so that only scores under one protocol are ranked."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+QUANTISATION = "uint8: (x * 127.5 + 128).clip(0, 255)"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a score was measured. What cannot change it (batch size, device, workers) has no place here.
+
+    dataset_sha256: `images_sha256` of the reference images; reference: the split they are, n_real of them;
+    features_sha256: of the extractor's weights; quantisation: how floats in [-1, 1] became uint8;
+    seed: of the draw of the n_fake images.
+    """
+
+    dataset: str
+    dataset_sha256: str
+    image_shape: tuple[int, ...]
+    reference: str
+    n_real: int
+    n_fake: int
+    features: str
+    features_sha256: str
+    seed: int
+    quantisation: str = QUANTISATION
+
+    @property
+    def protocol_id(self) -> str:
+        """12 hexadecimal digits of the sha256 of this protocol's canonical JSON."""
+        return short_hash(asdict(self))
+
+
+def short_hash(content: object) -> str:
+    """12 hexadecimal digits of the sha256 of plain Python values as JSON (sorted keys, no spaces)."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def images_sha256(images: Tensor) -> str:
+    """sha256 over the shape, dtype and bytes of a tensor, in hex."""
+    digest = hashlib.sha256(f"{tuple(images.shape)} {images.dtype}".encode())
+    digest.update(images.cpu().contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""One family, one file: its loss and how it samples."""

@@ -1,0 +1,222 @@
+"""Normalizing flow (Glow, Kingma & Dhariwal 2018, on nflows): exact likelihood by an invertible map to noise."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from nflows import transforms
+from nflows.transforms.base import Transform
+from torch import Tensor, nn
+
+from genzoo.generator import Generator, OptimizerFactory, bits_per_dim, refuse_classes
+
+# --- Layers: (inputs, context) -> (outputs, log |det Jacobian| (n,)), as nflows has them.
+
+
+class ActNorm(Transform):
+    """A scale and a shift for each channel that make the first batch have mean 0 and variance 1.
+
+    nflows' own divides by the standard deviation of a constant channel, which is 0, and starts differently on
+    every rank; this one bounds the deviation from below and shares rank 0's start.
+    """
+
+    def __init__(self, channels: int, smallest: float = 0.05) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.smallest = smallest
+        self.register_buffer("started", torch.tensor(False))
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        std, mean = torch.std_mean(x, dim=(0, 2, 3))
+        self.log_scale.copy_(-std.clamp(min=self.smallest).log())
+        self.shift.copy_(-mean)
+        if dist.is_available() and dist.is_initialized():
+            for parameter in (self.log_scale, self.shift):
+                dist.broadcast(parameter, src=0)
+        self.started.fill_(True)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.training and not self.started:
+            self.start(inputs)
+        outputs = (inputs + self.shift[:, None, None]) * self.log_scale.exp()[:, None, None]
+        return outputs, self.log_det(inputs)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs = inputs * (-self.log_scale).exp()[:, None, None] - self.shift[:, None, None]
+        return outputs, -self.log_det(inputs)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return (x.shape[2] * x.shape[3] * self.log_scale.sum()).expand(len(x))
+
+
+class Rotation(Transform):
+    """An invertible 1x1 convolution that starts as a random rotation; nflows' starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return F.conv2d(inputs, self.weight[:, :, None, None]), self.log_det(inputs)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weight = torch.linalg.inv(self.weight)
+        return F.conv2d(inputs, weight[:, :, None, None]), -self.log_det(inputs)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return (x.shape[2] * x.shape[3] * torch.linalg.slogdet(self.weight)[1]).expand(len(x))
+
+
+def halves(channels: int) -> Tensor:
+    """The coupling mask that changes the first half of the channels given the rest."""
+    mask = torch.ones(channels)
+    mask[channels // 2 :] = -1
+    return mask
+
+
+def affine(channels: int, net: Callable[[int, int], nn.Module]) -> Transform:
+    """An affine coupling with scales in (0.001, 1.001) (Dinh et al. 2017, with Glow's sigmoid)."""
+    return transforms.AffineCouplingTransform(halves(channels), net)
+
+
+def spline(channels: int, net: Callable[[int, int], nn.Module], bins: int = 8, tail: float = 3.0) -> Transform:
+    """A rational-quadratic spline coupling, linear outside [-tail, tail] (Durkan et al. 2019)."""
+    return transforms.PiecewiseRationalQuadraticCouplingTransform(
+        halves(channels), net, num_bins=bins, tails="linear", tail_bound=tail
+    )
+
+
+# --- The flow.
+
+
+def squeezes(height: int, width: int, most: int = 3) -> int:
+    """Levels of the flow: how often both sides can be halved exactly without going below 2, at most `most` times."""
+    levels = 0
+    while levels < most and height % 2 == width % 2 == 0 and min(height, width) >= 4:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels
+
+
+def even(side: int) -> int:
+    """The next even number, but for a side of 1, which is left alone."""
+    return side + side % 2 if side > 1 else side
+
+
+class Flow(Generator):
+    """log p(x) = log N(f(x); 0, I) + log |det df/dx| for an invertible f; x is dequantised and taken to logits.
+
+    coupling: `affine` or `spline`, a function of (channels, net); net: (in_channels, out_channels) -> network.
+    steps: ActNorm, rotation, coupling at each of the levels that follow from the size of the image.
+    temperature: standard deviation of the noise that `sample` starts from.
+    alpha: share of [0, 1] kept off both ends before the logit (Dinh et al. 2017, section 4.1).
+
+    An odd side is padded to an even one with a uniform variable, whose entropy is 0; the likelihood is then a
+    lower bound.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        optimizer: OptimizerFactory,
+        coupling: Callable[..., Transform],
+        net: Callable[..., nn.Module],
+        steps: int,
+        temperature: float = 1.0,
+        alpha: float = 0.05,
+        clip: float = 50.0,
+    ) -> None:
+        super().__init__(image_shape, optimizer, clip)
+        channels, height, width = self.image_shape
+        self.padded = (channels, even(height), even(width))
+        levels = squeezes(*self.padded[1:])
+        if channels == 1 and levels == 0:
+            raise ValueError(f"a flow couples channels: {height}x{width} greyscale images are too small, use 3x3 or more")
+        self.temperature = temperature
+        self.alpha = alpha
+        self.transform = multiscale(self.padded, levels, steps, coupling, net)
+
+    @property
+    def likelihood(self) -> str:
+        return "exact" if self.padded == self.image_shape else "lower bound"
+
+    @property
+    def sampling(self) -> str:
+        return f"inverse of z ~ N(0, {self.temperature:g}² I)"
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Bits a dimension of the dequantised image."""
+        return {"loss": bits_per_dim(self.log_density(x).mean(), x[0].numel())}
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.log_density(x)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """(n,) nats of x (n, C, H, W), 8-bit levels in [-1, 1], each spread uniformly over its bin."""
+        u = (x + 1) * 127.5 / 256 + torch.rand_like(x) / 256  # [0, 1]
+        logits, log_det = self.to_logits(self.pad(u))
+        z, log_det_f = self.transform(logits)
+        log_normal = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(1)
+        return log_normal + log_det + log_det_f + x[0].numel() * math.log(127.5 / 256)
+
+    def pad(self, u: Tensor) -> Tensor:
+        """Uniform noise below and to the right of the image, up to the padded size."""
+        if self.padded == self.image_shape:
+            return u
+        noise = torch.rand(len(u), *self.padded, device=u.device, dtype=u.dtype)
+        noise[:, :, : u.shape[2], : u.shape[3]] = u
+        return noise
+
+    def to_logits(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """logit(alpha + (1 - 2 alpha) u) and its log-determinant (n,); u in [0, 1]."""
+        v = self.alpha + (1 - 2 * self.alpha) * u
+        log_det = math.log(1 - 2 * self.alpha) - torch.log(v) - torch.log1p(-v)
+        return torch.logit(v), log_det.flatten(1).sum(1)
+
+    def from_logits(self, logits: Tensor) -> Tensor:
+        """Back to images (n, C, H, W) in [-1, 1]: bins to their levels, the padding cut away."""
+        u = (torch.sigmoid(logits) - self.alpha) / (1 - 2 * self.alpha)
+        x = (256 * u - 0.5) / 127.5 - 1
+        return x[:, :, : self.image_shape[1], : self.image_shape[2]].clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The latent (n, D) of the middle of each level's bin."""
+        u = (x + 1) * 127.5 / 256 + 0.5 / 256
+        return self.transform(self.to_logits(self.pad(u))[0])[0]
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of latents z (n, D); logits beyond ±30 are bounded, which only untrained tails reach."""
+        logits, _ = self.transform.inverse(z)
+        return self.from_logits(logits.nan_to_num(0.0).clamp(-30, 30))
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        refuse_classes(self, y)
+        return self.decode(self.temperature * torch.randn(n, math.prod(self.padded), device=self.device))
+
+
+def step(channels: int, coupling: Callable[..., Transform], net: Callable[..., nn.Module]) -> list[Transform]:
+    """One step of Glow: ActNorm, rotation, coupling."""
+    return [ActNorm(channels), Rotation(channels), coupling(channels, net)]
+
+
+def multiscale(
+    shape: Sequence[int], levels: int, steps: int, coupling: Callable[..., Transform], net: Callable[..., nn.Module]
+) -> Transform:
+    """f: (n, C, H, W) -> (n, C H W); half the channels leave after every level but the last (Dinh et al. 2017)."""
+    flow = transforms.MultiscaleCompositeTransform(max(levels, 1))
+    shape = tuple(shape)
+    for _ in range(max(levels, 1)):
+        layers: list[Transform] = []
+        if levels > 0:
+            layers.append(transforms.SqueezeTransform())
+            shape = (shape[0] * 4, shape[1] // 2, shape[2] // 2)
+        for _ in range(steps):
+            layers += step(shape[0], coupling, net)
+        shape = flow.add_transform(transforms.CompositeTransform(layers), shape) or shape
+    return flow

@@ -1,0 +1,141 @@
+"""Residual convolutional encoder and decoder, their depth chosen from the image's size."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+
+
+def resolutions(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]]:
+    """The sizes a net works at: halved, rounding up, until the shorter side is at most `smallest`.
+
+    >>> resolutions(28, 28)
+    [(28, 28), (14, 14), (7, 7), (4, 4)]
+    """
+    sizes = [(height, width)]
+    while min(sizes[-1]) > smallest:
+        sizes.append(tuple(math.ceil(s / 2) for s in sizes[-1]))
+    return sizes
+
+
+def group_norm(channels: int) -> nn.Module:
+    """Group normalisation with groups of at least 4 channels and at most 32 groups."""
+    return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)), channels)
+
+
+def identity(channels: int) -> nn.Module:
+    """No normalisation: what a critic under a gradient penalty wants."""
+    return nn.Identity()
+
+
+def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The module with its parameters set to zero, so that a residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResBlock(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x)))))), with a 1x1 skip where the channels change (He et al. 2016)."""
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Norm = group_norm) -> None:
+        super().__init__()
+        self.skip = (
+            nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+        )
+        self.branch = nn.Sequential(
+            norm(channels_in),
+            nn.SiLU(),
+            conv3x3(channels_in, channels_out),
+            norm(channels_out),
+            nn.SiLU(),
+            conv3x3(channels_out, channels_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.branch(x)
+
+
+class Resize(nn.Module):
+    """Nearest-neighbour resize to a fixed size: an upsampling that also meets odd sizes."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, self.size, mode="nearest")
+
+
+def level_channels(levels: int, width: int, most: int = 4) -> list[int]:
+    """Channels at each resolution: doubling from `width` up to `most` times it."""
+    return [width * min(2**i, most) for i in range(levels)]
+
+
+class Encoder(nn.Sequential):
+    """Image (n, C, H, W) -> vector (n, out_features)."""
+
+    def __init__(
+        self, image_shape: Sequence[int], out_features: int, width: int, blocks: int = 1, norm: Norm = group_norm
+    ) -> None:
+        channels, height, breadth = image_shape
+        sizes = resolutions(height, breadth)
+        widths = level_channels(len(sizes), width)
+        layers: list[nn.Module] = [conv3x3(channels, width)]
+        for i, w in enumerate(widths):
+            if i > 0:
+                layers.append(conv3x3(widths[i - 1], w, stride=2))
+            layers += [ResBlock(w, w, norm) for _ in range(blocks)]
+        area = sizes[-1][0] * sizes[-1][1]
+        layers += [norm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * area, out_features)]
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """Vector (n, in_features) -> (n, out_channels, H, W), unbounded."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        in_features: int,
+        out_channels: int,
+        width: int,
+        blocks: int = 1,
+        norm: Norm = group_norm,
+    ) -> None:
+        _, height, breadth = image_shape
+        sizes = resolutions(height, breadth)[::-1]
+        widths = level_channels(len(sizes), width)[::-1]
+        layers: list[nn.Module] = [
+            nn.Linear(in_features, widths[0] * sizes[0][0] * sizes[0][1]),
+            nn.Unflatten(1, (widths[0], *sizes[0])),
+        ]
+        for i, (size, w) in enumerate(zip(sizes, widths, strict=True)):
+            if i > 0:
+                layers += [Resize(size), conv3x3(widths[i - 1], w)]
+            layers += [ResBlock(w, w, norm) for _ in range(blocks)]
+        layers += [norm(widths[-1]), nn.SiLU(), conv3x3(widths[-1], out_channels)]
+        super().__init__(*layers)
+
+
+class Coupling(nn.Module):
+    """The network of a coupling layer: feature map (n, in_channels, h, w) -> (n, out_channels, h, w), at first 0."""
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            conv3x3(in_channels, width),
+            *[ResBlock(width, width, identity) for _ in range(blocks)],
+            nn.SiLU(),
+            zero(conv3x3(width, out_channels)),
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.net(x)

@@ -1,0 +1,72 @@
+"""Fully connected encoder, decoder and denoiser for points and tiny images."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.nets.conv import Norm, identity, zero
+from genzoo.nets.unet import timestep_embedding
+
+
+def mlp(in_features: int, out_features: int, width: int, depth: int = 3) -> nn.Sequential:
+    """`depth` hidden layers of `width` units with SiLU between them."""
+    sizes = [in_features, *[width] * depth]
+    hidden = [m for a, b in zip(sizes[:-1], sizes[1:], strict=True) for m in (nn.Linear(a, b), nn.SiLU())]
+    return nn.Sequential(*hidden, nn.Linear(width, out_features))
+
+
+class Encoder(nn.Sequential):
+    """Image (n, C, H, W) -> vector (n, out_features); `blocks` and `norm` are the convolutional nets' business."""
+
+    def __init__(
+        self, image_shape: Sequence[int], out_features: int, width: int, blocks: int = 1, norm: Norm = identity
+    ) -> None:
+        super().__init__(nn.Flatten(), mlp(math.prod(image_shape), out_features, width))
+
+
+class Decoder(nn.Sequential):
+    """Vector (n, in_features) -> (n, out_channels, H, W), unbounded."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        in_features: int,
+        out_channels: int,
+        width: int,
+        blocks: int = 1,
+        norm: Norm = identity,
+    ) -> None:
+        shape = (out_channels, *image_shape[1:])
+        super().__init__(mlp(in_features, math.prod(shape), width), nn.Unflatten(1, shape))
+
+
+class Denoiser(nn.Module):
+    """(x, t) -> an array shaped as x; the time enters beside the flattened image."""
+
+    def __init__(self, image_shape: Sequence[int], width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = width
+        features = math.prod(image_shape)
+        self.net = mlp(features + width, features, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (n, C, H, W), t (n,) steps -> (n, C, H, W)."""
+        time = timestep_embedding(t, self.embedding).to(x.dtype)
+        h = torch.cat([x.flatten(1), time], dim=1)  # (n, C * H * W + width)
+        return self.net(self.dropout(h)).view_as(x)
+
+
+class Coupling(nn.Module):
+    """The network of a coupling layer at each position: (n, in_channels, h, w) -> (n, out_channels, h, w), at first 0."""
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
+        super().__init__()
+        sizes = [in_channels, *[width] * (blocks + 1)]
+        hidden = [m for a, b in zip(sizes[:-1], sizes[1:], strict=True) for m in (nn.Conv2d(a, b, 1), nn.SiLU())]
+        self.net = nn.Sequential(*hidden, zero(nn.Conv2d(width, out_channels, 1)))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.net(x)

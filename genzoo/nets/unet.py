@@ -1,0 +1,134 @@
+"""The UNet of Ho et al. 2020: residual blocks that see the time, attention at chosen resolutions."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genzoo.nets.conv import conv3x3, group_norm, resolutions, zero
+
+
+def timestep_embedding(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
+    """Sinusoids of t (n,) at `dim` / 2 frequencies from 1 down to 1 / `longest` -> (n, dim) (Vaswani et al. 2017)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=t.device) / half)
+    angles = t.float()[:, None] * frequencies
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
+
+
+class TimeResBlock(nn.Module):
+    """A residual block into which the time embedding is added between its two convolutions."""
+
+    def __init__(self, channels_in: int, channels_out: int, time_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.skip = (
+            nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+        )
+        self.norm1, self.conv1 = group_norm(channels_in), conv3x3(channels_in, channels_out)
+        self.time = nn.Linear(time_dim, channels_out)
+        self.norm2, self.conv2 = group_norm(channels_out), zero(conv3x3(channels_out, channels_out))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(time)[:, :, None, None]
+        return self.skip(x) + self.conv2(self.dropout(F.silu(self.norm2(h))))
+
+
+class Attention(nn.Module):
+    """Self-attention over the positions of a feature map, added to it."""
+
+    def __init__(self, channels: int, head_dim: int = 64) -> None:
+        super().__init__()
+        self.heads = max(channels // head_dim, 1)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).view(n, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (n, heads, h * w, head_dim)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(attended.transpose(-1, -2).reshape(n, c, h, w))
+
+
+class Block(nn.Module):
+    """A residual block and, where asked, attention behind it."""
+
+    def __init__(self, channels_in: int, channels_out: int, time_dim: int, dropout: float, attend: bool) -> None:
+        super().__init__()
+        self.res = TimeResBlock(channels_in, channels_out, time_dim, dropout)
+        self.attention = Attention(channels_out) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.attention(self.res(x, time))
+
+
+class UNet(nn.Module):
+    """(x, t) -> an array shaped as x: the noise predictor of DDPM.
+
+    width: channels at the full resolution; `multipliers` gives each lower one's, its last entry going on below.
+    blocks: residual blocks a resolution on the way down (one more on the way up).
+    attention: shorter sides of the resolutions with self-attention; Ho et al. have 16 alone.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        width: int,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (16, 7, 4),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = image_shape
+        sizes = resolutions(height, breadth)
+        widths = [width * multipliers[min(i, len(multipliers) - 1)] for i in range(len(sizes))]
+        time_dim = 4 * width
+        self.width = width
+        self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim), nn.SiLU())
+        self.stem = conv3x3(channels, width)
+
+        def block(c_in: int, c_out: int, size: tuple[int, int]) -> Block:
+            return Block(c_in, c_out, time_dim, dropout, attend=min(size) in attention)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, c = [width], width
+        for i, (size, w) in enumerate(zip(sizes, widths, strict=True)):
+            if i > 0:
+                self.down.append(conv3x3(c, c, stride=2))
+                skips.append(c)
+            for _ in range(blocks):
+                self.down.append(block(c, w, size))
+                c = w
+                skips.append(c)
+        self.middle = nn.ModuleList(
+            [Block(c, c, time_dim, dropout, attend=True), Block(c, c, time_dim, dropout, attend=False)]
+        )
+        for i, (size, w) in reversed(list(enumerate(zip(sizes, widths, strict=True)))):
+            for _ in range(blocks + 1):
+                self.up.append(block(c + skips.pop(), w, size))
+                c = w
+            if i > 0:
+                self.up.append(conv3x3(c, c))
+        self.out = nn.Sequential(group_norm(c), nn.SiLU(), zero(conv3x3(c, channels)))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (n, C, H, W), t (n,) steps -> (n, C, H, W)."""
+        time = self.time(timestep_embedding(t, self.width).to(x.dtype))
+        h = self.stem(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, time) if isinstance(layer, Block) else layer(h)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, time)
+        for layer in self.up:
+            if isinstance(layer, Block):
+                h = layer(torch.cat([h, skips.pop()], dim=1), time)
+            else:
+                h = layer(F.interpolate(h, skips[-1].shape[-2:], mode="nearest"))
+        return self.out(h)

@@ -1,0 +1,164 @@
+"""A run is a folder of files: find the folders, read them, and say of each what state it is in."""
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+
+log = logging.getLogger(__name__)
+
+SECTIONS = {
+    "protocol": dict,
+    "protocol_id": str,
+    "scores": dict,
+    "calibration": dict,
+    "cost": dict,
+    "provenance": dict,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder as read.
+
+    folder: where its files are; place: the same, counted from the folder the user named, for print.
+    state: "finished", "unfinished", "failed" or "unreadable"; metrics is empty unless finished.
+    note: a failed run's traceback, or why the run cannot be read.
+    """
+
+    folder: Path
+    place: str
+    state: str
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def family(self) -> str:
+        """DDPM for family "ddpm" of class DDPM; the family's own name for a class called otherwise."""
+        model = self.config.get("model")
+        module, _, name = str(model.get("_target_", "") if isinstance(model, dict) else "").rpartition(".")
+        family = str(self.provenance.get("family") or module.rpartition(".")[2])
+        return name if name.lower() == family.lower() else family or "unknown family"
+
+    @property
+    def seed(self) -> object:
+        return self.config.get("seed")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self.metrics.get("provenance", {})
+
+
+def find(folders: list[Path]) -> list[Run]:
+    """Every run at or below the folders, each once, in the folders' order and then by path.
+
+    Raises FileNotFoundError when a folder does not exist, or when no run is found in any of them.
+    """
+    found: dict[Path, Run] = {}
+    for top in folders:
+        if not top.is_dir():
+            raise FileNotFoundError(f"{top} is not a folder: give the output folder of a run or of a study.")
+        for folder in _run_folders(top):
+            place = Path(top.resolve().name, folder.relative_to(top)).as_posix()
+            found.setdefault(folder.resolve(), read(folder, place))
+    if not found:
+        where = ", ".join(map(str, folders))
+        raise FileNotFoundError(
+            f"No run below {where} (no config.yaml): train one with `python -m genzoo.run`."
+        )
+    return list(found.values())
+
+
+def _run_folders(top: Path) -> Iterator[Path]:
+    """Folders with a config.yaml; below a run, in hidden folders and in W&B's it means something else."""
+    for folder, below, files in os.walk(top):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "wandb")
+        if "config.yaml" in files:
+            below.clear()
+            yield Path(folder)
+
+
+def read(folder: Path, place: str) -> Run:
+    """Reads one run folder; what cannot be read is logged and gives a run in state "unreadable"."""
+    config: dict[str, Any] = {}
+    try:
+        config = _config(folder / "config.yaml")
+        if (folder / "metrics.json").exists():
+            return Run(folder, place, "finished", config, _metrics(folder / "metrics.json"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        log.warning("%s cannot be read: %s", folder, error)
+        return Run(folder, place, "unreadable", config, note=str(error))
+    if (folder / "failed.txt").exists():
+        note = (folder / "failed.txt").read_text("utf-8", errors="replace")
+        return Run(folder, place, "failed", config, note=note.strip())
+    return Run(folder, place, "unfinished", config)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = yaml.safe_load(path.read_text("utf-8"))
+    _require(isinstance(config, dict), f"{path.name} holds no mapping.")
+    return config
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    """metrics.json, checked to have its sections and a number in every score, else ValueError."""
+    try:
+        metrics = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON ({error}).") from error
+    _require(isinstance(metrics, dict), f"{path.name} has no sections.")
+    for key, kind in SECTIONS.items():
+        _require(isinstance(metrics.get(key), kind), f"{path.name} has no {key!r} of type {kind.__name__}.")
+    for row, scores in [("scores", metrics["scores"]), *metrics["calibration"].items()]:
+        _require(isinstance(scores, dict), f"{path.name} has no scores for {row!r}.")
+        for name, score in scores.items():
+            number = isinstance(score, dict) and isinstance(score.get("value"), (int, float))
+            _require(number, f"{path.name} has no number for the score {name!r}.")
+    return metrics
+
+
+def samples(run: Run) -> dict[str, np.ndarray]:
+    """`fake` and `real` of samples.npz, each (k, C, H, W) uint8; {} and a warning when unreadable."""
+    try:
+        with np.load(run.folder / "samples.npz", allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in ("fake", "real")}
+        images = all(a.ndim == 4 and a.dtype == np.uint8 and a.size for a in found.values())
+        _require(images, "its arrays are not (k, C, H, W) uint8.")
+        return found
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        log.warning("%s cannot be read: %s", run.folder / "samples.npz", error)
+        return {}
+
+
+def curves(run: Run) -> dict[str, np.ndarray]:
+    """curves.csv by name, each (points, 2): images seen and value, in the order of images.
+
+    A line that does not parse is left out: a killed run may end in the middle of one. Without the file:
+    {} and a warning.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    try:
+        with open(run.folder / "curves.csv", newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                try:
+                    found.setdefault(row["name"], []).append((float(row["images"]), float(row["value"])))
+                except (KeyError, TypeError, ValueError):
+                    continue
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        log.warning("%s cannot be read: %s", run.folder / "curves.csv", error)
+    return {name: np.array(sorted(points, key=itemgetter(0))) for name, points in found.items() if points}

@@ -1,0 +1,110 @@
+"""A run is a folder: its config.yaml, its checkpoint, its metrics.json; written whole or not at all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from genzoo.generator import Generator
+
+SETTINGS, METRICS, CHECKPOINT = "config.yaml", "metrics.json", "checkpoints/last.ckpt"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside `path` and rename, so that a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_settings(run_dir: str | Path) -> dict[str, Any]:
+    """The configuration of a run. Raises FileNotFoundError when the folder is not a run."""
+    path = Path(run_dir) / SETTINGS
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} is not a run folder: it has no {SETTINGS}; give a folder that genzoo.run wrote")
+    return yaml.safe_load(path.read_text())
+
+
+def digest(content: Any) -> str:
+    """12 hexadecimal digits of the sha256 of the canonical JSON of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def essence(settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides the outcome of a run: not where files lie, who logs, or which device computes."""
+    keep = {k: settings[k] for k in ("seed", "budget", "model", "data", "features", "metrics") if k in settings}
+    return {**keep, "data": {k: v for k, v in keep["data"].items() if k != "root"}}
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    return digest(essence(settings))
+
+
+def differences(a: Any, b: Any, key: str = "") -> list[str]:
+    """The dotted keys under which two configurations differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted(a.keys() | b.keys()) for d in differences(a.get(k), b.get(k), f"{key}.{k}".strip("."))]
+    return [] if a == b else [f"{key} ({a} there, {b} now)"]
+
+
+def claim(run_dir: Path, settings: dict[str, Any]) -> None:
+    """Write config.yaml, or make sure that the one there is of the same configuration.
+
+    Raises ValueError when the folder holds a run of another one.
+    """
+    path = run_dir / SETTINGS
+    if path.is_file():
+        other = differences(essence(read_settings(run_dir)), essence(settings))
+        if other:
+            raise ValueError(
+                f"{run_dir} holds a run of another configuration, different in {', '.join(other[:3])}; "
+                "delete that folder or set study=NAME to write elsewhere"
+            )
+    else:
+        write_text(path, yaml.safe_dump(settings, sort_keys=False))
+
+
+def finished(run_dir: Path) -> dict[str, Any] | None:
+    """The contents of a complete metrics.json, or None."""
+    try:
+        return json.loads((run_dir / METRICS).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def build(settings: dict[str, Any]) -> Generator:
+    """The untrained model of a configuration."""
+    return instantiate(settings["model"], _convert_="all")
+
+
+def load(run_dir: str | Path, map_location: str | torch.device = "cpu") -> Generator:
+    """The trained model of a run, its averaged weights in place, in evaluation mode.
+
+    Raises FileNotFoundError when `run_dir` is not a run folder or has no checkpoint, ValueError when the checkpoint
+    does not hold this model.
+    """
+    settings, path = read_settings(run_dir), Path(run_dir) / CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} has no {CHECKPOINT}: the run has not saved yet; repeat its command")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # the unpickler and the zip reader raise many kinds
+        raise ValueError(f"{path} cannot be read ({error}); delete it and repeat the run's command") from error
+    model = build(settings)
+    weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {"average": {}})["average"]}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model of {SETTINGS}: {error}") from error
+    model.images_seen = checkpoint["images_seen"]
+    return model.to(map_location).eval()
