@@ -33,9 +33,7 @@ class Budget(Callback):
     def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
         self.started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         model.images_seen += len(batch[0]) * trainer.world_size
         self.seconds += time.perf_counter() - self.started
         trainer.should_stop = trainer.should_stop or model.images_seen >= self.images
@@ -54,7 +52,7 @@ class Budget(Callback):
 
 
 def warmup_cosine(progress: float, warmup: float = 0.05, last: float = 0.0) -> float:
-    """Factor on the learning rate at a share `progress` of the budget: up linearly, then down a half cosine to `last`."""
+    """Factor on the learning rate at a share `progress` of the budget: linearly up, then a half cosine down."""
     if progress < warmup:
         return progress / warmup
     u = min(1.0, (progress - warmup) / (1 - warmup))
@@ -88,9 +86,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         parameters = dict(model.named_parameters())
         if not self.average:  # only now, since a flow's first batch sets the scales it starts from
             self.average = {name: p.detach().clone() for name, p in parameters.items()}
@@ -141,9 +137,7 @@ class Curves(Callback):
     def __init__(self, images: int, points: int = 200) -> None:
         self.every = images / points
 
-    def on_train_batch_end(
-        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         size = len(batch[0]) * trainer.world_size
         if model.images_seen // self.every > (model.images_seen - size) // self.every:
             log(trainer, model, {f"train/{name}": value for name, value in outputs.items()})
@@ -224,9 +218,7 @@ class Bar(Callback):
             mininterval=0.5,
         )
 
-    def on_train_batch_end(
-        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.bar.update(model.images_seen - self.bar.n):  # true when it was time to draw
             self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)
 
@@ -244,9 +236,7 @@ class StopOnNaN(Callback):
     def __init__(self, every: int = 10) -> None:
         self.every = every
 
-    def on_train_batch_end(
-        self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx % self.every == 0:
             bad = [name for name, value in outputs.items() if not math.isfinite(float(value))]
             if bad:

@@ -23,14 +23,17 @@ class Generator(LightningModule):
     sampling: str = ""  # how `sample` draws, in words that the report prints beside the score
     nfe: int = 1  # network calls per sampled image
 
-    def __init__(
-        self, image_shape: Sequence[int], optimizer: OptimizerFactory, clip: float = math.inf
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], optimizer: OptimizerFactory, clip: float = math.inf) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.optimizer = optimizer
         self.clip = clip
         self.images_seen = 0  # counted by callbacks.Budget
+
+    @property
+    def family(self) -> str:
+        """The name that tables print: the class's, in small letters."""
+        return type(self).__name__.lower()
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """The scalar to minimise as "loss", beside its named terms; x (n, C, H, W) in [-1, 1], y (n,) class ids."""
@@ -45,7 +48,7 @@ class Generator(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         terms = {f"val/{name}": value for name, value in self.loss(*batch).items()}
-        self.log_dict(terms, batch_size=len(batch[0]), sync_dist=True)
+        self.log_dict(terms, batch_size=len(batch[0]), sync_dist=True, logger=False)  # Curves logs, against images
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.parameters())

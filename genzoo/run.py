@@ -3,13 +3,10 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -17,14 +14,13 @@ from omegaconf import DictConfig
 from genzoo import runs
 from genzoo.callbacks import Budget, Judge, LastCheckpoint, averaged
 from genzoo.command import command, plain
-from genzoo.generator import Generator, HasAfterFit
+from genzoo.generator import HasAfterFit
 from genzoo.loggers import CurvesFile, finish_wandb
-from genzoo.metrics.evaluate import Evaluation, fid_score, quantised, reference_statistics
-from genzoo.pictures import save_grid
+from genzoo.metrics.evaluate import quantised
 from genzoo.provenance import cost, provenance
+from genzoo.score import Scorer, in_words, unscored
 
 log = logging.getLogger("genzoo")
-GALLERY = 256  # samples kept in samples.npz
 
 
 @command("config")
@@ -57,8 +53,8 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     started = time.time()
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     data = instantiate(settings["data"], _convert_="all")
-    splits = {name: data.split(name).x for name in ("train", "val", "test")}
-    score = scorer(settings, splits)  # before the training, so that a missing extractor is known at once
+    # before the training, so that a missing extractor is known at once
+    score = Scorer(settings, data) if settings["metrics"] else None
     model = runs.build(settings)
     trainer = make_trainer(settings, folder, data.batch_size, score)
     checkpoint = folder / runs.CHECKPOINT
@@ -68,45 +64,19 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
             model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
         find(trainer, LastCheckpoint).save(trainer)
     with averaged(trainer, model):
-        judged = score(model) if score else None
-        fakes = judged.fakes if judged else quantised(model.sample(GALLERY)).cpu()
-    save_gallery(folder, fakes, quantised(splits["test"]))
+        judged = score(model) if score else unscored(model)
+    runs.save_gallery(folder, judged.fakes, quantised(data.split("test").x))
     metrics = {
-        **(judged.record if judged else {}),
-        "cost": cost(model, find(trainer, Budget).seconds, judged.seconds / len(fakes) if judged else None),
+        **judged.record,
+        "cost": cost(model, find(trainer, Budget).seconds, judged.seconds / len(judged.fakes)),
         "provenance": provenance(
-            overrides, started, family=family(model), sampling=model.sampling, config_hash=runs.fingerprint(settings)
+            overrides, started, family=model.family, sampling=model.sampling, config_hash=runs.fingerprint(settings)
         ),
     }
     runs.write_json(folder / runs.METRICS, metrics)
-    log.info("%s: %s -> %s", family(model), scores_in_words(metrics), folder / runs.METRICS)
-    finish_wandb({name: row["value"] for name, row in metrics.get("scores", {}).items()})
+    log.info("%s: %s -> %s", model.family, in_words(metrics), folder / runs.METRICS)
+    finish_wandb({name: row["value"] for name, row in metrics["scores"].items()})
     return metrics
-
-
-class Scorer:
-    """The run's protocol bound to its data: `scorer(model)` for the record, `quick(fake)` for curves."""
-
-    def __init__(self, settings: dict[str, Any], splits: dict[str, torch.Tensor]) -> None:
-        self.evaluate = instantiate(settings["metrics"], _convert_="all")
-        self.extractor = instantiate(settings["features"], _convert_="all")
-        self.dataset, self.splits = settings["data"]["name"], splits
-        reference = quantised(splits[settings["metrics"]["reference"]])
-        self.statistics = reference_statistics(reference, self.extractor)
-
-    def __call__(self, model: Generator) -> Evaluation:
-        self.extractor.to(model.device)
-        return self.evaluate(model.sample, splits=self.splits, extractor=self.extractor, dataset=self.dataset)
-
-    def quick(self, fake: torch.Tensor) -> dict[str, float]:
-        """The distance of a few images, which says how many: it is larger for fewer."""
-        self.extractor.to(fake.device)
-        return {f"{self.extractor.name} (n={len(fake)})": fid_score(fake, self.statistics, self.extractor)}
-
-
-def scorer(settings: dict[str, Any], splits: dict[str, torch.Tensor]) -> Scorer | None:
-    """None with metrics=none."""
-    return Scorer(settings, splits) if settings["metrics"] else None
 
 
 def make_trainer(settings: dict[str, Any], folder: Path, batch_size: int, score: Scorer | None) -> pl.Trainer:
@@ -126,24 +96,6 @@ def make_trainer(settings: dict[str, Any], folder: Path, batch_size: int, score:
 def find(trainer: pl.Trainer, kind: type) -> Any:
     """The trainer's callback of this kind."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
-
-
-def save_gallery(folder: Path, fakes: torch.Tensor, reals: torch.Tensor) -> None:
-    """samples.npz with some generated and real images, uint8 (n, C, H, W), and samples.png of 64 generated ones."""
-    fake, real = fakes[:GALLERY].numpy(), reals[:GALLERY].numpy()
-    part = folder / "samples.part.npz"
-    np.savez_compressed(part, fake=fake, real=real)
-    part.replace(folder / "samples.npz")
-    save_grid(fake if fake.shape[2:] == (1, 1) else fake[:64], folder / "samples.png")
-
-
-def family(model: Generator) -> str:
-    return type(model).__name__.lower()
-
-
-def scores_in_words(metrics: dict[str, Any]) -> str:
-    scores = [f"{name} {row['value']:.3f} (n={row['n']})" for name, row in metrics.get("scores", {}).items()]
-    return ", ".join(scores) or "not scored"
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from hydra.utils import instantiate
 
 from genzoo.generator import Generator
+from genzoo.pictures import save_grid
 
+GALLERY = 256  # samples kept in samples.npz
 SETTINGS, METRICS, CHECKPOINT = "config.yaml", "metrics.json", "checkpoints/last.ckpt"
 
 
@@ -31,7 +34,9 @@ def read_settings(run_dir: str | Path) -> dict[str, Any]:
     """The configuration of a run. Raises FileNotFoundError when the folder is not a run."""
     path = Path(run_dir) / SETTINGS
     if not path.is_file():
-        raise FileNotFoundError(f"{run_dir} is not a run folder: it has no {SETTINGS}; give a folder that genzoo.run wrote")
+        raise FileNotFoundError(
+            f"{run_dir} is not a run folder: it has no {SETTINGS}; give a folder that genzoo.run wrote"
+        )
     return yaml.safe_load(path.read_text())
 
 
@@ -53,7 +58,9 @@ def fingerprint(settings: dict[str, Any]) -> str:
 def differences(a: Any, b: Any, key: str = "") -> list[str]:
     """The dotted keys under which two configurations differ."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return [d for k in sorted(a.keys() | b.keys()) for d in differences(a.get(k), b.get(k), f"{key}.{k}".strip("."))]
+        return [
+            d for k in sorted(a.keys() | b.keys()) for d in differences(a.get(k), b.get(k), f"{key}.{k}".strip("."))
+        ]
     return [] if a == b else [f"{key} ({a} there, {b} now)"]
 
 
@@ -80,6 +87,15 @@ def finished(run_dir: Path) -> dict[str, Any] | None:
         return json.loads((run_dir / METRICS).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def save_gallery(run_dir: Path, fakes: torch.Tensor, reals: torch.Tensor, variant: str = "") -> None:
+    """samples.npz, the first of both as arrays `fake` and `real`, uint8 (n, C, H, W), and samples.png of 64 fakes."""
+    fake, real = fakes[:GALLERY].numpy(), reals[:GALLERY].cpu().numpy()
+    part = run_dir / f"samples{variant}.part.npz"
+    np.savez_compressed(part, fake=fake, real=real)
+    os.replace(part, run_dir / f"samples{variant}.npz")
+    save_grid(fake if fake.shape[2:] == (1, 1) else fake[:64], run_dir / f"samples{variant}.png")
 
 
 def build(settings: dict[str, Any]) -> Generator:

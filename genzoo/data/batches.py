@@ -13,9 +13,7 @@ Order = Callable[[int], list[Tensor]]
 Flips = Callable[..., Iterator[Tensor]]
 
 
-def epoch_batches(
-    n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> list[Tensor]:
+def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
     """The indices of every training batch of one epoch, int64 (batch_size,) each.
 
     All ranks cut the same permutation of n, drawn from (seed, epoch), into disjoint shares of n // world
@@ -76,7 +74,7 @@ class Batches:
         batches = self.order(self.epoch)
         masks = self.flips(map(len, batches), epoch=self.epoch) if self.flips else repeat(None)
         first, self.skip = self.skip, 0
-        for i, (index, mask) in enumerate(zip(batches, masks)):
+        for i, (index, mask) in enumerate(zip(batches, masks, strict=False)):
             self.given = i + 1
             if i >= first:
                 yield self._take(index, mask)

@@ -34,9 +34,7 @@ def folder(
     height, width = (size, size) if isinstance(size, int) else size
     for split, group in groups.items():
         if not group:
-            raise ValueError(
-                f"No {split} images in {root}: add some, raise data.{split}, or make a {split}/ folder."
-            )
+            raise ValueError(f"No {split} images in {root}: add some, raise data.{split}, or make a {split}/ folder.")
     parts = [load(root, group, classes, (channels, height, width)) for group in groups.values()]
     return Splits(*parts, class_names=classes)
 

@@ -73,9 +73,7 @@ def idx_splits(archive: Archive, root: str, val: int = 5_000) -> Splits:
     """The splits of an archive; validation is the last `val` images of the training file."""
     x, y, test_x, test_y = (read_idx(find(archive, file, Path(root).expanduser())) for file in archive.sha256)
     if not (len(x) == len(y) and len(test_x) == len(test_y)):
-        raise ValueError(
-            f"{archive.name}: {root} has unequal numbers of images and labels; fetch them again."
-        )
+        raise ValueError(f"{archive.name}: {root} has unequal numbers of images and labels; fetch them again.")
     x, test_x = x[:, None], test_x[:, None]  # (N, 1, H, W)
     train, held = Images(x[:-val], y[:-val].long()), Images(x[-val:], y[-val:].long())
     return Splits(train, held, Images(test_x, test_y.long()), archive.class_names)

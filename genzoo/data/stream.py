@@ -58,7 +58,7 @@ class StreamBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         masks = self.flips(repeat(self.batch_size), epoch=self.epoch) if self.flips else repeat(None)
-        for (x, y), mask in zip(self._loader(), masks):
+        for (x, y), mask in zip(self._loader(), masks, strict=False):
             yield (x if mask is None else mirror(x, mask)), y
 
     def _loader(self) -> DataLoader:

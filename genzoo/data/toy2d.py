@@ -40,9 +40,7 @@ class Kind(NamedTuple):
     log_p: Callable[[Tensor], Tensor]
 
 
-def toy2d(
-    kind: str = "rings", train: int = 50_000, val: int = 5_000, test: int = 10_000, seed: int = 0
-) -> Splits:
+def toy2d(kind: str = "rings", train: int = 50_000, val: int = 5_000, test: int = 10_000, seed: int = 0) -> Splits:
     """Splits of float32 points (N, 2, 1, 1) in [-1, 1], drawn from seeds 3 seed, 3 seed + 1 and 3 seed + 2.
 
     kind: rings (three), moons (two), checkerboard (8 squares) or gaussians (8 on a ring); classes are the

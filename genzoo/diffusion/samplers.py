@@ -6,6 +6,7 @@ A callback(i, x, x0_hat), if given, sees every step.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,11 +15,9 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, Tensor, Tensor], None]
 
 
-def ddim(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, eta: float = 0.0, callback: Callback | None = None
-) -> Tensor:
+def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, eta: float = 0.0, callback: Callback | None = None) -> Tensor:
     """Equation 12 of Song et al. 2021: eta 0 is deterministic DDIM, eta 1 DDPM with its small variance."""
-    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = denoise(x, sigma)
         noise = eta * sigma_next * torch.sqrt(1 - (sigma_next / sigma) ** 2)  # equation 16, over sqrt(alpha_bar)
         x = x0 + torch.sqrt(sigma_next**2 - noise**2) * (x - x0) / sigma
@@ -29,11 +28,9 @@ def ddim(
     return x
 
 
-def ddpm(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, large: bool = False, callback: Callback | None = None
-) -> Tensor:
+def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, large: bool = False, callback: Callback | None = None) -> Tensor:
     """Ancestral sampling, Algorithm 2 of Ho et al. 2020, with variance beta_tilde or, `large`, beta (section 3.2)."""
-    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x0 = denoise(x, sigma)
         mean, variance = posterior(x, x0, sigma, sigma_next)
         if large and sigma_next > 0:

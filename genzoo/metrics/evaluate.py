@@ -130,9 +130,7 @@ def reference_statistics(
     return statistics
 
 
-def fid_score(
-    fake: Tensor, reference: Mapping[str, Tensor], extractor: nn.Module, batch_size: int = 256
-) -> float:
+def fid_score(fake: Tensor, reference: Mapping[str, Tensor], extractor: nn.Module, batch_size: int = 256) -> float:
     """torchmetrics' Fréchet distance of uint8 images (n, C, H, W) from `reference_statistics`, in float64.
 
     Raises ValueError for fewer than two images, which have no covariance.
@@ -147,9 +145,7 @@ def fid_score(
     return fid.compute().item()
 
 
-def scores(
-    fake: Tensor, reference: Mapping[str, Tensor], extractor: nn.Module, batch_size: int = 256
-) -> Scores:
+def scores(fake: Tensor, reference: Mapping[str, Tensor], extractor: nn.Module, batch_size: int = 256) -> Scores:
     """Every score of uint8 images (n, C, H, W), each under its printed name."""
     value = fid_score(fake, reference, extractor, batch_size)
     return {extractor.name: {"value": value, "n": len(fake)}}

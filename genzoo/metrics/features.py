@@ -37,9 +37,7 @@ class Classifier(nn.Module):
     parameters: `classifier` loads them in float64, so neither the batch size nor the device shows in a score.
     """
 
-    def __init__(
-        self, size: int, channels: Sequence[int], num_features: int, num_classes: int, name: str
-    ) -> None:
+    def __init__(self, size: int, channels: Sequence[int], num_features: int, num_classes: int, name: str) -> None:
         """Images are resized to size x size; each entry of `channels` after the first halves that once."""
         super().__init__()
         self.size, self.num_features, self.name, self.sha256 = size, num_features, name, ""
@@ -80,9 +78,7 @@ class Pixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"features=pixels was made for {self.image_shape} images, got {tuple(images.shape[1:])}."
-            )
+            raise ValueError(f"features=pixels was made for {self.image_shape} images, got {tuple(images.shape[1:])}.")
         return images.flatten(1).float() / 127.5 - 1  # (N, C * H * W)
 
 
@@ -95,9 +91,7 @@ class Inception(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"features=inception takes 1 or 3 channels, got {images.shape[1]}: use features=pixels."
-            )
+            raise ValueError(f"features=inception takes 1 or 3 channels, got {images.shape[1]}: use features=pixels.")
         return self.net(images.expand(-1, 3, -1, -1))[0]  # (N, 2048)
 
 
@@ -171,6 +165,4 @@ def _download(url: str, path: Path) -> None:
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
     except OSError as error:  # URLError is one
-        raise FileNotFoundError(
-            f"The Inception weights cannot be fetched ({error}): put {url} at {path}."
-        ) from error
+        raise FileNotFoundError(f"The Inception weights cannot be fetched ({error}): put {url} at {path}.") from error

@@ -134,7 +134,9 @@ class Flow(Generator):
         self.padded = (channels, even(height), even(width))
         levels = squeezes(*self.padded[1:])
         if channels == 1 and levels == 0:
-            raise ValueError(f"a flow couples channels: {height}x{width} greyscale images are too small, use 3x3 or more")
+            raise ValueError(
+                f"a flow couples channels: {height}x{width} greyscale images are too small, use 3x3 or more"
+            )
         self.temperature = temperature
         self.alpha = alpha
         self.transform = multiscale(self.padded, levels, steps, coupling, net)

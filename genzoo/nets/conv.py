@@ -47,9 +47,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.skip = (
-            nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
-        )
+        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
         self.branch = nn.Sequential(
             norm(channels_in),
             nn.SiLU(),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from genzoo.nets.unet import timestep_embedding
 def mlp(in_features: int, out_features: int, width: int, depth: int = 3) -> nn.Sequential:
     """`depth` hidden layers of `width` units with SiLU between them."""
     sizes = [in_features, *[width] * depth]
-    hidden = [m for a, b in zip(sizes[:-1], sizes[1:], strict=True) for m in (nn.Linear(a, b), nn.SiLU())]
+    hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())]
     return nn.Sequential(*hidden, nn.Linear(width, out_features))
 
 
@@ -60,12 +61,12 @@ class Denoiser(nn.Module):
 
 
 class Coupling(nn.Module):
-    """The network of a coupling layer at each position: (n, in_channels, h, w) -> (n, out_channels, h, w), at first 0."""
+    """A coupling layer's network at each position: (n, in_channels, h, w) -> (n, out_channels, h, w), at first 0."""
 
     def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         sizes = [in_channels, *[width] * (blocks + 1)]
-        hidden = [m for a, b in zip(sizes[:-1], sizes[1:], strict=True) for m in (nn.Conv2d(a, b, 1), nn.SiLU())]
+        hidden = [m for a, b in pairwise(sizes) for m in (nn.Conv2d(a, b, 1), nn.SiLU())]
         self.net = nn.Sequential(*hidden, zero(nn.Conv2d(width, out_channels, 1)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

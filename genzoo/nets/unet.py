@@ -23,9 +23,7 @@ class TimeResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, time_dim: int, dropout: float) -> None:
         super().__init__()
-        self.skip = (
-            nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
-        )
+        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
         self.norm1, self.conv1 = group_norm(channels_in), conv3x3(channels_in, channels_out)
         self.time = nn.Linear(time_dim, channels_out)
         self.norm2, self.conv2 = group_norm(channels_out), zero(conv3x3(channels_out, channels_out))

@@ -92,14 +92,10 @@ def _summary(groups: list[Group], rest: list[Run]) -> list[str]:
     """What was compared, and what came out of it; then how many runs are not in the tables."""
     runs = [row.run for group in groups for row in group.rows]
     seen = _each_once(units.integer(run.metrics["cost"].get("images_seen")) for run in runs)
-    trained = (
-        f"trained on {seen[0]} images each" if len(seen) == 1 else "trained on unequal numbers of images"
-    )
+    trained = f"trained on {seen[0]} images each" if len(seen) == 1 else "trained on unequal numbers of images"
     sentences = [f"{_counted(len(runs), 'run')}, {trained}. {_best(groups[0])}"] if groups else []
     if len(groups) > 1:
-        apart = (
-            f"They were scored under {len(groups)} protocols and are ranked within each; the sentence above"
-        )
+        apart = f"They were scored under {len(groups)} protocols and are ranked within each; the sentence above"
         sentences.append(f"{apart} is about the first.")
     if rest:
         sentences.append(f"{_counted(len(rest), 'run')} without scores: see the end of the page.")
@@ -154,9 +150,7 @@ def _galleries(groups: list[Group]) -> list[list[Tile]]:
         if figures.is_points(images):
             tile = Tile(name, detail, f"{len(images)} points: {name}, {detail}", dots=figures.dots(images))
         elif images.size:
-            tile = Tile(
-                name, detail, f"{min(len(images), side**2)} images: {name}, {detail}", image=next(left)
-            )
+            tile = Tile(name, detail, f"{min(len(images), side**2)} images: {name}, {detail}", image=next(left))
         else:
             tile = Tile(name, detail, f"No readable samples: {name}, {detail}")
         galleries[g].append(tile)
@@ -185,9 +179,7 @@ def _shared_panels(group: Group, found: Curves) -> Iterator[Panel | None]:
     for name in dict.fromkeys(name for _, lines in found for name in lines):
         if name.startswith("score/") or name in BITS:
             title = BITS.get(name, name.removeprefix("score/"))
-            series = [
-                Series(row.name, colours[row.name], lines[name]) for row, lines in found if name in lines
-            ]
+            series = [Series(row.name, colours[row.name], lines[name]) for row, lines in found if name in lines]
             yield figures.panel(title, series, level=table.value(group.floor, title))
 
 
@@ -196,9 +188,7 @@ def _loss_panels(group: Group, found: Curves) -> Iterator[Panel | None]:
     for name in group.names():
         seeds = [lines for row, lines in found if row.name == name]
         losses = sorted({loss for lines in seeds for loss in lines if "loss" in loss})
-        series = [
-            Series(loss, i, lines[loss]) for i, loss in enumerate(losses) for lines in seeds if loss in lines
-        ]
+        series = [Series(loss, i, lines[loss]) for i, loss in enumerate(losses) for lines in seeds if loss in lines]
         yield figures.panel(f"{name}: loss", series, spread=98)
 
 
@@ -214,7 +204,5 @@ def _flat(config: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
     """Nested mappings as dotted keys."""
     flat: list[tuple[str, Any]] = []
     for key, item in config.items():
-        flat += (
-            _flat(item, f"{above}{key}.") if isinstance(item, dict) and item else [(f"{above}{key}", item)]
-        )
+        flat += _flat(item, f"{above}{key}.") if isinstance(item, dict) and item else [(f"{above}{key}", item)]
     return flat

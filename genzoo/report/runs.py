@@ -33,6 +33,7 @@ class Run:
     folder: where its files are; place: the same, counted from the folder the user named, for print.
     state: "finished", "unfinished", "failed" or "unreadable"; metrics is empty unless finished.
     note: a failed run's traceback, or why the run cannot be read.
+    variant: "" for metrics.json, "-<digest>" for a record that genzoo.score added beside it.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    variant: str = ""
 
     @property
     def family(self) -> str:
@@ -64,18 +66,17 @@ def find(folders: list[Path]) -> list[Run]:
 
     Raises FileNotFoundError when a folder does not exist, or when no run is found in any of them.
     """
-    found: dict[Path, Run] = {}
+    found: dict[tuple[Path, str], Run] = {}
     for top in folders:
         if not top.is_dir():
             raise FileNotFoundError(f"{top} is not a folder: give the output folder of a run or of a study.")
         for folder in _run_folders(top):
             place = Path(top.resolve().name, folder.relative_to(top)).as_posix()
-            found.setdefault(folder.resolve(), read(folder, place))
+            for variant in ("", *_variants(folder)):
+                found.setdefault((folder.resolve(), variant), read(folder, place, variant))
     if not found:
         where = ", ".join(map(str, folders))
-        raise FileNotFoundError(
-            f"No run below {where} (no config.yaml): train one with `python -m genzoo.run`."
-        )
+        raise FileNotFoundError(f"No run below {where} (no config.yaml): train one with `python -m genzoo.run`.")
     return list(found.values())
 
 
@@ -88,13 +89,18 @@ def _run_folders(top: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def read(folder: Path, place: str) -> Run:
-    """Reads one run folder; what cannot be read is logged and gives a run in state "unreadable"."""
+def _variants(folder: Path) -> list[str]:
+    return sorted(path.stem.removeprefix("metrics") for path in folder.glob("metrics-*.json"))
+
+
+def read(folder: Path, place: str, variant: str = "") -> Run:
+    """Reads one record of a run folder; what cannot be read is logged and gives a run in state "unreadable"."""
     config: dict[str, Any] = {}
     try:
         config = _config(folder / "config.yaml")
-        if (folder / "metrics.json").exists():
-            return Run(folder, place, "finished", config, _metrics(folder / "metrics.json"))
+        path = folder / f"metrics{variant}.json"
+        if path.exists():
+            return Run(folder, place, "finished", config, _metrics(path), variant=variant)
     except (OSError, ValueError, yaml.YAMLError) as error:
         log.warning("%s cannot be read: %s", folder, error)
         return Run(folder, place, "unreadable", config, note=str(error))
@@ -135,13 +141,13 @@ def _metrics(path: Path) -> dict[str, Any]:
 def samples(run: Run) -> dict[str, np.ndarray]:
     """`fake` and `real` of samples.npz, each (k, C, H, W) uint8; {} and a warning when unreadable."""
     try:
-        with np.load(run.folder / "samples.npz", allow_pickle=False) as arrays:
+        with np.load(run.folder / f"samples{run.variant}.npz", allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ("fake", "real")}
         images = all(a.ndim == 4 and a.dtype == np.uint8 and a.size for a in found.values())
         _require(images, "its arrays are not (k, C, H, W) uint8.")
         return found
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        log.warning("%s cannot be read: %s", run.folder / "samples.npz", error)
+        log.warning("%s cannot be read: %s", run.folder / f"samples{run.variant}.npz", error)
         return {}
 
 

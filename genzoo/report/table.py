@@ -87,9 +87,7 @@ def _group(runs: list[Run], first: dict[str, Any]) -> Group:
         protocol=protocol,
         rows=_ranked(runs, by),
         scores=names,
-        calibration=dict(
-            sorted(calibration.items(), key=lambda item: (item[0] != FLOOR, *_order(item[1], by)))
-        ),
+        calibration=dict(sorted(calibration.items(), key=lambda item: (item[0] != FLOOR, *_order(item[1], by)))),
         why=_differing(protocol, first),
     )
 
@@ -103,9 +101,7 @@ def _order(scores: dict[str, Any], by: str) -> tuple[bool, float]:
 def _ranked(runs: list[Run], by: str) -> list[Row]:
     names = _names(runs)
     best_first = sorted(runs, key=lambda run: _order(run.metrics["scores"], by))
-    ranks = [
-        None if math.isnan(value(run.metrics["scores"], by)) else i for i, run in enumerate(best_first, 1)
-    ]
+    ranks = [None if math.isnan(value(run.metrics["scores"], by)) else i for i, run in enumerate(best_first, 1)]
     return [Row(run, names[run.folder], rank) for run, rank in zip(best_first, ranks, strict=True)]
 
 
@@ -125,9 +121,7 @@ def _names(runs: list[Run]) -> dict[Any, str]:
 def _differing(protocol: dict[str, Any], first: dict[str, Any]) -> str:
     """n_fake is 200 instead of 400; ...: over the keys that differ from the first's."""
     keys = [key for key in {**first, **protocol} if protocol.get(key) != first.get(key)]
-    return "; ".join(
-        f"{key} is {_brief(protocol.get(key))} instead of {_brief(first.get(key))}" for key in keys
-    )
+    return "; ".join(f"{key} is {_brief(protocol.get(key))} instead of {_brief(first.get(key))}" for key in keys)
 
 
 def _brief(item: object) -> str:
@@ -169,9 +163,7 @@ def cells(group: Group, row: Row) -> list[Cell]:
 
 def score_cells(group: Group, scores: dict[str, Any], ranked: bool = False) -> list[Cell]:
     """One cell a score, "12.3 ± 0.4" where a standard deviation is known; only ranked rows can be best."""
-    return [
-        Cell(_score(group, scores, name), ranked and _is_best(group, scores, name)) for name in group.scores
-    ]
+    return [Cell(_score(group, scores, name), ranked and _is_best(group, scores, name)) for name in group.scores]
 
 
 def column(group: Group, name: str) -> list[float]:

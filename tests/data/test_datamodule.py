@@ -145,7 +145,7 @@ def test_the_source_is_called_once() -> None:
 
 
 def test_mistakes_are_named_with_their_remedy() -> None:
-    with pytest.raises(ValueError, match="sise.*own keys: n, labelled"):
+    with pytest.raises(ValueError, match=r"sise.*own keys: n, labelled"):
         data(sise=3)
     with pytest.raises(ValueError, match=r"data\.image_shape=\[1,3,2\]"):
         DataModule(numbered, "numbered", (1, 8, 8), 5).setup()

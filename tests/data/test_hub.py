@@ -95,7 +95,7 @@ def test_typed_columns_win_and_names_decide(tmp_path: Path) -> None:
     splits = read(path=str(tmp_path))
     assert splits.class_names == ("a", "b", "c") and splits.val.y.tolist() == rows["what"]
     assert read(path=str(tmp_path), label_column="id").test.y.tolist() == rows["id"]
-    with pytest.raises(ValueError, match="'whom'.*id, png, what"):
+    with pytest.raises(ValueError, match=r"'whom'.*id, png, what"):
         read(path=str(tmp_path), label_column="whom")
 
 

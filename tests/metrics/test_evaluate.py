@@ -139,9 +139,7 @@ def test_a_cache_that_cannot_be_written_only_warns(splits: dict[str, Tensor], tm
     assert statistics["real_features_num_samples"] == len(splits["test"])
 
 
-def test_default_cache_follows_xdg(
-    splits: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_cache_follows_xdg(splits: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reference_statistics(splits["test"], pixels(SHAPE))
     assert [path.parent for path in tmp_path.rglob("*.safetensors")] == [tmp_path / "genzoo"]
@@ -214,9 +212,7 @@ def test_points_have_no_blur_and_are_quantised(tmp_path: Path) -> None:
     splits = {"train": points, "test": points}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = evaluate(
-            lambda n: points, splits, pixels((2, 1, 1)), "toy2d", cache_dir=tmp_path, batch_size=100
-        )
+        result = evaluate(lambda n: points, splits, pixels((2, 1, 1)), "toy2d", cache_dir=tmp_path, batch_size=100)
     assert torch.equal(result.fakes, to_uint8(points))
     assert set(result.record["calibration"]) == {"real test", "uniform noise"}
     assert result.record["scores"]["FD-pixels"]["value"] == pytest.approx(0, abs=1e-12)

@@ -30,9 +30,7 @@ def stated_accuracy(name: str) -> float:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    "make", [lambda _: classifier("digits"), lambda _: classifier("fashion_mnist"), pixels]
-)
+@pytest.mark.parametrize("make", [lambda _: classifier("digits"), lambda _: classifier("fashion_mnist"), pixels])
 def test_any_image_shape(make: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
     extractor = make(shape)
     features = extractor(random_images(3, shape))
@@ -43,9 +41,7 @@ def test_any_image_shape(make: Callable[..., nn.Module], shape: tuple[int, ...])
     assert not any(p.requires_grad for p in extractor.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "printed", "d"), [("digits", "FD-digits", 32), ("fashion_mnist", "FD-fashion", 64)]
-)
+@pytest.mark.parametrize(("name", "printed", "d"), [("digits", "FD-digits", 32), ("fashion_mnist", "FD-fashion", 64)])
 def test_shipped_files(name: str, printed: str, d: int) -> None:
     path = WEIGHTS / f"{name}.safetensors"
     extractor = classifier(name)

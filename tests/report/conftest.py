@@ -43,11 +43,7 @@ def write_run(
     given = {"seed": seed, "study": "demo", "model": model, "budget": {"images": 1000}} | (config or {})
     (folder / "config.yaml").write_text(yaml.safe_dump(given))
     with open(folder / "curves.csv", "w", newline="") as file:
-        rows = [
-            (i, i / 10, name, 3.0 / i)
-            for i in range(100, 1100, 100)
-            for name in ("train/loss", f"score/{score}")
-        ]
+        rows = [(i, i / 10, name, 3.0 / i) for i in range(100, 1100, 100) for name in ("train/loss", f"score/{score}")]
         csv.writer(file).writerows([("images", "seconds", "name", "value"), *rows])
     pixels = np.random.default_rng(seed).integers(0, 256, (2, 64, *shape), dtype=np.uint8)
     np.savez(folder / "samples.npz", fake=pixels[0], real=pixels[1])

@@ -66,9 +66,7 @@ def test_no_run_and_no_folder_say_so(tmp_path: Path) -> None:
 
 def test_curves_leave_out_a_line_cut_short(tmp_path: Path, make_run: Make) -> None:
     folder = make_run(tmp_path / "a")
-    (folder / "curves.csv").write_text(
-        "images,seconds,name,value\n20,1,val/loss,2\n10,0,val/loss,nan\n30,2,val/lo"
-    )
+    (folder / "curves.csv").write_text("images,seconds,name,value\n20,1,val/loss,2\n10,0,val/loss,nan\n30,2,val/lo")
     found = curves(find([tmp_path])[0])
     np.testing.assert_array_equal(found["val/loss"], [[10, np.nan], [20, 2]])
     assert list(found) == ["val/loss"]

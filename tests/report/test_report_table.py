@@ -39,9 +39,7 @@ def test_only_the_best_is_marked_and_calibration_never(tmp_path: Path, make_run:
     (group,) = table.groups(find([tmp_path]))
     assert [cell.text for row in group.rows for cell in table.cells(group, row) if cell.best] == ["21.7"]
     assert list(group.calibration) == ["real test", "blurred real", "uniform noise"]
-    assert not any(
-        cell.best for scores in group.calibration.values() for cell in table.score_cells(group, scores)
-    )
+    assert not any(cell.best for scores in group.calibration.values() for cell in table.score_cells(group, scores))
 
 
 @pytest.mark.parametrize(("score", "best"), [("FD-digits", "VAE"), ("precision", "GAN")])

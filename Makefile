@@ -1,0 +1,35 @@
+# make demo: four families on real digits and the report that compares them. make test: the suite.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint slow clean
+
+demo: .venv/run.stamp
+	$(BIN)/python -m genzoo.run -m model=vae,gan,flow,ddpm study=demo
+	$(BIN)/python -m genzoo.report outputs/demo
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -q
+
+slow: .venv/test.stamp
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv outputs dist build
+
+.venv/python.stamp:
+	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"genzoo needs Python 3.11 or newer, this is {v}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/run.stamp: .venv/python.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/test.stamp: .venv/python.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ .venv/run.stamp

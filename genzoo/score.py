@@ -1,0 +1,108 @@
+"""python -m genzoo.score run=outputs/...: score a finished run again and add a record beside metrics.json."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from genzoo import runs
+from genzoo.command import command, plain
+from genzoo.data.datamodule import DataModule
+from genzoo.generator import Generator
+from genzoo.metrics.evaluate import Evaluation, draw, fid_score, quantised, reference_statistics
+from genzoo.provenance import provenance
+from genzoo.sample import device, exchange_sampler
+
+
+class Scorer:
+    """A run's protocol bound to its data: `scorer(model)` for the record, `quick(fake)` for curves."""
+
+    def __init__(self, settings: dict[str, Any], data: DataModule) -> None:
+        self.evaluate = instantiate(settings["metrics"], _convert_="all")
+        self.extractor = instantiate(settings["features"], _convert_="all")
+        self.dataset = data.name
+        self.splits = {name: data.split(name).x for name in ("train", "val", "test")}
+        reference = settings["metrics"]["reference"]
+        if reference not in self.splits:
+            raise ValueError(f"metrics.reference={reference} is no split: train, val or test")
+        self.statistics = reference_statistics(quantised(self.splits[reference]), self.extractor)
+
+    def __call__(self, model: Generator) -> Evaluation:
+        self.extractor.to(model.device)
+        return self.evaluate(model.sample, splits=self.splits, extractor=self.extractor, dataset=self.dataset)
+
+    def quick(self, fake: Tensor) -> dict[str, float]:
+        """The distance of a few images, named with their number: fewer images are further away."""
+        self.extractor.to(fake.device)
+        return {f"{self.extractor.name} (n={len(fake)})": fid_score(fake, self.statistics, self.extractor)}
+
+
+def unscored(model: Generator, n: int = runs.GALLERY) -> Evaluation:
+    """The record of a run with metrics=none: samples for the gallery, no score."""
+    fakes, seconds = draw(model.sample, n, batch_size=n, seed=0)
+    return Evaluation({"protocol": {}, "protocol_id": "unscored", "scores": {}, "calibration": {}}, fakes, seconds)
+
+
+def in_words(metrics: dict[str, Any]) -> str:
+    """One line of the scores in a record."""
+    scores = [f"{name} {row['value']:.3f} (n={row['n']})" for name, row in metrics["scores"].items()]
+    return ", ".join(scores) or "not scored"
+
+
+@command("score")
+def main(cfg: DictConfig) -> None:
+    settings, overrides = plain(cfg), list(HydraConfig.get().overrides.task)
+    folder = Path(settings["run"])
+    first = runs.finished(folder)
+    trained = runs.read_settings(folder)
+    if first is None:
+        raise ValueError(f"{folder} is not finished: repeat its command first")
+    if settings["metrics"] is None:
+        raise ValueError("metrics=none leaves nothing to do: choose another of conf/metrics")
+    chosen = {**trained, "metrics": settings["metrics"], "features": settings["features"] or trained["features"]}
+    data = instantiate(chosen["data"], _convert_="all")
+    model = runs.load(folder, device(settings["device"]))
+    exchange_sampler(model, settings["sampler"], settings["steps"])
+    record, path = rescore(folder, first, model, data, chosen, overrides)
+    print(f"{model.family}: {in_words(record)} -> {path}")
+
+
+def rescore(
+    folder: Path,
+    first: dict[str, Any],
+    model: Generator,
+    data: DataModule,
+    chosen: dict[str, Any],
+    overrides: list[str],
+) -> tuple[dict[str, Any], Path]:
+    """Score `model` under the protocol of `chosen`; returns the new record and its file, metrics-<digest>.json."""
+    started = time.time()
+    judged = Scorer(chosen, data)(model)
+    added = [o for o in overrides if not o.startswith("run=")]
+    origin = first["provenance"]
+    record = {
+        **judged.record,
+        "cost": {
+            **first["cost"],
+            "sampling_seconds_per_image": judged.seconds / len(judged.fakes),
+            "nfe": model.nfe,
+        },
+        "provenance": {
+            **provenance(origin["overrides"] + added, started, family=model.family, sampling=model.sampling),
+            "config_hash": origin["config_hash"],
+            "command": " ".join(["python -m genzoo.score", *overrides]),
+        },
+    }
+    variant = f"-{runs.digest([record['protocol_id'], model.sampling])}"
+    runs.save_gallery(folder, judged.fakes, quantised(data.split("test").x), variant)
+    path = folder / f"metrics{variant}.json"
+    runs.write_json(path, record)
+    return record, path
+
+
+if __name__ == "__main__":
+    main()
