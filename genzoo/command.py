@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from genzoo.runs import digest
 
+PATHS = ("run", "out", "data.path", "data.root", "folder")
+
 
 def conf_folder() -> str:
     """Where the configurations are: inside the installed package, else beside it in a checkout."""
@@ -36,6 +38,7 @@ def label(target: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("relative", os.path.relpath, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
 
 
@@ -53,20 +56,33 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def program() -> None:
-            traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+            wanted = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to here
             hush()
+            sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
             try:
                 hydra.main(config_path=conf_folder(), config_name=config_name, version_base="1.3")(task)()
             except Exception as error:
-                if traceback:
+                if wanted:
                     raise
                 print(f"genzoo: {sentence(error)}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
                 sys.exit(2)
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = wanted or ""
 
         return program
 
     return decorate
+
+
+def quoted(argument: str) -> str:
+    """An override that names a path, quoted for Hydra, whose grammar gives = and , in a folder's name a meaning."""
+    key, _, value = argument.partition("=")
+    if key not in PATHS or not value or value[0] in "'\"[{$?":
+        return argument
+    value = os.path.expanduser(value)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def sentence(error: BaseException) -> str:

@@ -4,9 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from genzoo import runs
@@ -32,13 +33,18 @@ class Scorer:
         self.statistics = reference_statistics(quantised(self.splits[reference]), self.extractor)
 
     def __call__(self, model: Generator) -> Evaluation:
-        self.extractor.to(model.device)
+        self.extractor.to(float64_device(model.device))
         return self.evaluate(model.sample, splits=self.splits, extractor=self.extractor, dataset=self.dataset)
 
     def quick(self, fake: Tensor) -> dict[str, float]:
         """The distance of a few images, named with their number: fewer images are further away."""
-        self.extractor.to(fake.device)
+        self.extractor.to(float64_device(fake.device))
         return {f"{self.extractor.name} (n={len(fake)})": fid_score(fake, self.statistics, self.extractor)}
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The same device, but the CPU for those that do not know float64 (Apple's)."""
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def unscored(model: Generator, n: int = runs.GALLERY) -> Evaluation:
@@ -49,16 +55,15 @@ def unscored(model: Generator, n: int = runs.GALLERY) -> Evaluation:
 
 def in_words(metrics: dict[str, Any]) -> str:
     """One line of the scores in a record."""
-    scores = [f"{name} {row['value']:.3f} (n={row['n']})" for name, row in metrics["scores"].items()]
+    scores = [f"{name} {row['value']:.4g} (n={row['n']})" for name, row in metrics["scores"].items()]
     return ", ".join(scores) or "not scored"
 
 
 @command("score")
 def main(cfg: DictConfig) -> None:
-    settings, overrides = plain(cfg), list(HydraConfig.get().overrides.task)
-    folder = Path(settings["run"])
-    first = runs.finished(folder)
-    trained = runs.read_settings(folder)
+    folder, overrides = Path(cfg.run), list(HydraConfig.get().overrides.task)
+    first, trained = runs.finished(folder), runs.read_settings(folder)
+    settings = plain(OmegaConf.merge({"data": trained["data"]}, cfg))  # features may ask for data.image_shape
     if first is None:
         raise ValueError(f"{folder} is not finished: repeat its command first")
     if settings["metrics"] is None:

@@ -59,7 +59,7 @@ class DDPM(Generator):
     def denoise(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
         """x0_hat of x = x0 + sigma * noise, clipped to [-1, 1] as in Ho et al.'s code; sigma () or (n, 1, 1, 1)."""
         sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(len(x), 1, 1, 1)
-        t = self.nearest_step(sigma.flatten())
+        t = self.nearest_step(sigma.flatten().contiguous())
         noise = self.net(x / torch.sqrt(1 + sigma**2), t)
         return (x - sigma * noise).clamp(-1, 1)
 

@@ -151,7 +151,8 @@ class Flow(Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Bits a dimension of the dequantised image."""
-        return {"loss": bits_per_dim(self.log_density(x).mean(), x[0].numel())}
+        bits = bits_per_dim(self.log_density(x).mean(), x[0].numel())
+        return {"loss": bits, "bits_per_dim": bits.detach()}
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:

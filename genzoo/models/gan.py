@@ -119,7 +119,7 @@ class GAN(Generator):
     def critic_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """D's loss with its penalties; `fake` carries no gradient."""
         loss, _ = self.adversarial(self.judge(real), self.judge(fake))
-        terms = {"critic": loss.detach()}
+        terms = {"critic_loss": loss.detach()}
         with torch.enable_grad():
             if self.r1:
                 loss = loss + 0.5 * self.r1 * squared_gradient(self.judge, real)
@@ -136,7 +136,11 @@ class GAN(Generator):
         """Both players' losses; their sum is reported, never minimised."""
         critic = self.critic_loss(x, self.generate(len(x)).detach())
         generator = self.generator_loss(x)
-        return {"loss": critic["loss"] + generator, "critic": critic["critic"], "generator": generator.detach()}
+        return {
+            "loss": critic["loss"] + generator,
+            "critic_loss": critic["critic_loss"],
+            "generator_loss": generator.detach(),
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, _ = batch
@@ -150,7 +154,7 @@ class GAN(Generator):
         self.descend(generator, generator_optimizer)
         self.critic.requires_grad_(True)
         loss = (critic["loss"] + generator).detach()
-        return {"loss": loss, "critic": critic["critic"], "generator": generator.detach()}
+        return {"loss": loss, "critic_loss": critic["critic_loss"], "generator_loss": generator.detach()}
 
     def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()

@@ -15,11 +15,11 @@ BIN = 2 / 255  # the width of one of the 256 levels in [-1, 1]
 
 
 class Gaussian(nn.Module):
-    """N(mu, sigma^2) with one sigma: fixed, or learned with the weights (sigma-VAE, Rybkin et al. 2021)."""
+    """N(mu, sigma^2) with one sigma: fixed, or with None learned as the weights are (sigma-VAE, Rybkin et al. 2021)."""
 
-    def __init__(self, sigma: float = 0.1, learned: bool = False) -> None:
+    def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)), requires_grad=learned)
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma or 0.3)), requires_grad=sigma is None)
 
     def parameters_of(self, channels: int) -> int:
         return channels

@@ -46,11 +46,11 @@ class Decoder(nn.Sequential):
 class Denoiser(nn.Module):
     """(x, t) -> an array shaped as x; the time enters beside the flattened image."""
 
-    def __init__(self, image_shape: Sequence[int], width: int, dropout: float = 0.0) -> None:
+    def __init__(self, image_shape: Sequence[int], width: int, blocks: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
         self.embedding = width
         features = math.prod(image_shape)
-        self.net = mlp(features + width, features, width)
+        self.net = mlp(features + width, features, width, depth=blocks + 1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{page} (and table.md, table.csv beside it)")
+    print(f"{page} (and table.md, table.csv, samples.png beside it)")
     return 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from genzoo.report import units
 
@@ -151,6 +151,31 @@ def grid(images: np.ndarray, side: int = 8) -> str:
         sheet[top : top + h * zoom, left : left + w * zoom, :c] = image
         sheet[top : top + h * zoom, left : left + w * zoom, c] = 255
     return _png(sheet)
+
+
+def montage(sets: Sequence[tuple[str, np.ndarray]], side: int = 8, width: int = 256) -> Image.Image:
+    """The named sets' first side * side images, one square each in a row, the names below."""
+    gap, foot = width // 12, width // 8
+    sheet = Image.new("RGB", (len(sets) * (width + gap) + gap, gap + width + foot + gap // 2), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, images) in enumerate(sets):
+        left = gap + i * (width + gap)
+        tile = _square(images, side).resize((width, width), Image.Resampling.NEAREST)
+        sheet.paste(tile, (left, gap), tile)
+        draw.text((left, gap + width + foot // 5), name, fill="black", font=ImageFont.load_default(foot * 0.6))
+    return sheet
+
+
+def _square(images: np.ndarray, side: int) -> Image.Image:
+    """A grid of images, or the dots of points, as an RGBA picture."""
+    if not images.size:
+        return Image.new("RGBA", (1, 1))
+    if not is_points(images):
+        return Image.open(io.BytesIO(base64.b64decode(grid(images, side).partition(",")[2]))).convert("RGBA")
+    pixels = np.zeros((256, 256, 4), np.uint8)
+    x, y = images[:, :, 0, 0].T
+    pixels[255 - y, x, 3] = 255
+    return Image.fromarray(pixels).filter(ImageFilter.MaxFilter(3))
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -29,7 +29,7 @@ class Tile:
 
 
 def write(folders: list[Path], out: Path) -> Path:
-    """Writes index.html, table.md and table.csv on all runs below the folders into `out`; returns the page.
+    """Writes index.html, table.md, table.csv, samples.png on all runs below the folders into `out`; returns the page.
 
     Raises FileNotFoundError when there is no such folder or no run in any of them.
     """
@@ -40,6 +40,8 @@ def write(folders: list[Path], out: Path) -> Path:
     (out / "table.md").write_text(formats.to_markdown(groups, rest), "utf-8")
     (out / "table.csv").write_text(formats.to_csv(groups), "utf-8")
     (out / "index.html").write_text(_html(groups, rest), "utf-8")
+    for images in groups[:1]:
+        figures.montage([(name, arrays) for name, _, arrays in _sets(images)]).save(out / "samples.png")
     return out / "index.html"
 
 
@@ -93,7 +95,9 @@ def _summary(groups: list[Group], rest: list[Run]) -> list[str]:
     runs = [row.run for group in groups for row in group.rows]
     seen = _each_once(units.integer(run.metrics["cost"].get("images_seen")) for run in runs)
     trained = f"trained on {seen[0]} images each" if len(seen) == 1 else "trained on unequal numbers of images"
-    sentences = [f"{_counted(len(runs), 'run')}, {trained}. {_best(groups[0])}"] if groups else []
+    sentences = (
+        [f"{_counted(len({run.folder for run in runs}), 'run')}, {trained}. {_best(groups[0])}"] if groups else []
+    )
     if len(groups) > 1:
         apart = f"They were scored under {len(groups)} protocols and are ranked within each; the sentence above"
         sentences.append(f"{apart} is about the first.")
@@ -162,8 +166,13 @@ def _sets(group: Group) -> list[tuple[str, str, np.ndarray]]:
     found = [(row, samples(row.run)) for row in group.rows]
     none = np.zeros((0, 1, 1, 1), np.uint8)
     real = next((arrays["real"] for _, arrays in found if arrays), none)
-    rows = [(row.name, f"seed {row.run.seed}", arrays.get("fake", none)) for row, arrays in found]
+    rows = [(row.name, _drawn(row), arrays.get("fake", none)) for row, arrays in found]
     return [("Real", str(group.protocol.get("dataset")), real), *rows]
+
+
+def _drawn(row: Row) -> str:
+    """The seed of a row and how its samples were drawn."""
+    return ": ".join(filter(None, [f"seed {row.run.seed}", str(row.run.provenance.get("sampling") or "")]))
 
 
 def _panels(group: Group) -> list[Panel]:

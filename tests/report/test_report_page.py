@@ -98,13 +98,13 @@ def test_unfinished_runs_alone_make_a_page(tmp_path: Path, make_run: Make) -> No
     assert "No finished run yet" in Page(write([tmp_path], tmp_path / "out")).text
 
 
-def test_the_command_writes_three_files_and_says_where(
+def test_the_command_writes_its_files_and_says_where(
     tmp_path: Path, make_run: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "a")
     assert main([str(tmp_path)]) == 0
     assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out
-    assert {f.name for f in (tmp_path / "report").iterdir()} == {"index.html", "table.md", "table.csv"}
+    assert {f.name for f in (tmp_path / "report").iterdir()} == {"index.html", "table.md", "table.csv", "samples.png"}
 
 
 def test_no_run_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,356 @@
+"""What happens around training, on a model of one number whose every step is known."""
+
+import copy
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+
+from genzoo.callbacks import (
+    EMA,
+    Bar,
+    Budget,
+    Curves,
+    Judge,
+    LastCheckpoint,
+    LearningRate,
+    StopOnNaN,
+    averaged,
+    warmup_cosine,
+)
+from genzoo.generator import Generator
+from genzoo.loggers import CurvesFile
+from genzoo.models.gan import GAN, hinge
+from genzoo.nets import mlp
+
+SHAPE = (1, 2, 2)
+
+
+class Batches:
+    """Equal batches; a class of its own since torch's DataLoader draws random numbers."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.size = count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, None]]:
+        return iter([(torch.zeros(self.size, *SHAPE), None)] * self.count)
+
+
+class Falling(Generator):
+    """Its parameter falls by the learning rate, 0.5, at every step; from image `nan_from` on its loss is NaN."""
+
+    def __init__(self, nan_from: float = math.inf) -> None:
+        super().__init__(SHAPE, partial(torch.optim.SGD, lr=0.5))
+        self.level = nn.Parameter(torch.tensor(10.0))
+        self.register_buffer("count", torch.tensor(7))
+        self.nan_from = nan_from
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        bad = self.training and self.images_seen + len(x) >= self.nan_from
+        loss = self.level * (math.nan if bad else 1.0)
+        return {"loss": loss, "twice": 2 * loss.detach()}
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return torch.rand(n, *self.image_shape, device=self.device) * 2 - 1
+
+
+def gan() -> GAN:
+    nets = {"image_shape": SHAPE, "width": 4}
+    return GAN(SHAPE, torch.optim.SGD, partial(mlp.Decoder, **nets), partial(mlp.Encoder, **nets), hinge, 2)
+
+
+def fit(
+    model: Generator,
+    callbacks: Sequence[Callback],
+    batches: int = 6,
+    size: int = 10,
+    checkpoint: Path | None = None,
+    **options,
+) -> Trainer:
+    """Train on `batches` batches an epoch without end; the callbacks must end it."""
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    options = {"logger": False, "max_epochs": -1, "num_sanity_val_steps": 0, **quiet, **options}
+    trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), check_val_every_n_epoch=None, **options)
+    validation = Batches(1, size) if "val_check_interval" in options else None
+    trainer.fit(model, Batches(batches, size), validation, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+# --- Budget.
+
+
+@pytest.mark.parametrize("make", [Falling, gan])
+@pytest.mark.parametrize(("images", "seen"), [(10, 10), (11, 20), (60, 60), (61, 70), (125, 130)])
+def test_budget_ends_with_the_batch_that_reaches_it(make, images: int, seen: int) -> None:
+    """Also for a GAN, whose two optimisers take two steps a batch; over as many epochs as that needs."""
+    model, budget = make(), Budget(images)
+    trainer = fit(model, [budget])
+    assert model.images_seen == seen
+    assert trainer.global_step == seen // 10 * (2 if make is gan else 1)
+    assert budget.seconds > 0
+
+
+def test_budget_that_is_used_up_trains_no_more() -> None:
+    model = Falling()
+    model.images_seen = 40
+    fit(model, [Budget(40)])
+    assert model.images_seen == 40 and model.level.item() == 10
+
+
+# --- Learning rate.
+
+
+def test_warmup_cosine_at_its_ends() -> None:
+    rate = partial(warmup_cosine, warmup=0.1, last=0.2)
+    assert [rate(p) for p in (0, 0.05, 0.1, 0.55, 1.0, 1.3)] == pytest.approx([0, 0.5, 1, 0.6, 0.2, 0.2])
+    assert [warmup_cosine(p, warmup=0.0) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    rises = [rate(p / 100) for p in range(11)]
+    falls = [rate(p / 100) for p in range(10, 101)]
+    assert rises == sorted(rises) and falls == sorted(falls, reverse=True)
+
+
+def test_learning_rate_follows_the_images() -> None:
+    """SGD on the loss `level` takes steps of the learning rate itself."""
+    model = Falling()
+    fit(model, [LearningRate(60, schedule=lambda share: share), Budget(60)])
+    assert model.level.item() == pytest.approx(10 - 0.5 * sum(k / 6 for k in range(1, 7)))
+
+
+def test_learning_rate_reaches_both_players() -> None:
+    model = gan()
+    trainer = fit(model, [LearningRate(60, schedule=lambda share: 1 - share / 2), Budget(60)])
+    assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0.5e-3] * 2)
+
+
+# --- EMA.
+
+
+def test_ema_is_the_recursion() -> None:
+    """Steps of 0.5 from 10: 9.5, 9, ...; a_n = d a_{n-1} + (1 - d) w_n with d = min(decay, (1 + n) / (10 + n))."""
+    ema, model = EMA(decay=0.3), Falling()
+    fit(model, [ema, Budget(80)])
+    average = 9.5  # the weights after the first batch
+    for n in range(8):
+        decay = min(0.3, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * (9.5 - 0.5 * n)
+    assert ema.batches == 8
+    assert ema.average.keys() == {"level"}
+    assert ema.average["level"].item() == pytest.approx(average, rel=1e-6)
+    assert model.level.item() == 6.0
+
+
+def test_ema_steps_once_a_batch_for_a_gan() -> None:
+    ema, model = EMA(decay=0.9), gan()
+    fit(model, [ema, Budget(50)])
+    assert ema.batches == 5
+    assert ema.average.keys() == dict(model.named_parameters()).keys()
+
+
+def test_swapping_twice_restores_every_bit() -> None:
+    ema, model = EMA(0.9), gan()
+    fit(model, [ema, Budget(30)])
+    raw, average = copy.deepcopy(model.state_dict()), copy.deepcopy(ema.average)
+    ema.swap(model)
+    assert all(torch.equal(p, average[name]) for name, p in model.named_parameters())
+    ema.swap(model)
+    assert all(torch.equal(value, raw[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, average[name]) for name, value in ema.average.items())
+
+
+def test_buffers_are_not_averaged() -> None:
+    ema, model = EMA(0.9), Falling()
+    trainer = fit(model, [ema, Budget(30)])
+    model.count.fill_(9)
+    with averaged(trainer, model):
+        assert model.count == 9 and model.count.dtype == torch.int64
+
+
+def test_averaged_puts_the_weights_back_after_an_error() -> None:
+    ema, model = EMA(0.9), Falling()
+    trainer = fit(model, [ema, Budget(30)])
+    raw = model.level.item()
+    with pytest.raises(KeyError), averaged(trainer, model):
+        assert model.level.item() != raw and not model.training
+        raise KeyError
+    assert model.level.item() == raw
+
+
+class Witness(Callback):
+    """Remembers the weights that judges see."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, model: Generator) -> None:
+        self.seen.append(model.level.item())
+
+
+def test_judges_see_the_average_and_training_goes_on_with_the_raw_weights() -> None:
+    ema, witness, model = EMA(0.9), Witness(), Falling()
+    fit(model, [Budget(60), ema, witness], val_check_interval=6)
+    assert witness.seen == [ema.average["level"].item()]
+    assert model.level.item() == 7.0
+
+
+def test_a_model_without_averages_is_judged_as_it_is() -> None:
+    model = Falling()
+    trainer = fit(model, [Budget(30)])
+    with averaged(trainer, model) as judged:
+        assert judged.level.item() == 8.5
+
+
+# --- Curves.
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "curves.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("make", [Falling, gan])
+def test_curves_count_images(make, tmp_path: Path) -> None:
+    fit(make(), [Budget(120), Curves(120, points=4)], logger=CurvesFile(tmp_path), val_check_interval=6)
+    train = [row for row in rows(tmp_path) if row["name"] == "train/loss"]
+    assert [int(row["images"]) for row in train] == [30, 60, 90, 120]
+    assert [int(row["images"]) for row in rows(tmp_path) if row["name"] == "val/loss"] == [60, 120]
+    if make is Falling:
+        assert [float(row["value"]) for row in train] == [10 - 0.5 * k for k in (2, 5, 8, 11)]
+
+
+def test_judge_writes_a_grid_and_its_scores(tmp_path: Path) -> None:
+    judge, model = Judge(tmp_path / "samples.png", n=9), Falling()
+    fakes = []
+    judge.score = lambda fake: fakes.append(fake) or {"mean": fake.float().mean().item()}
+    callbacks = [Budget(60), Curves(60), judge]
+    torch.manual_seed(4)
+    fit(model, callbacks, logger=CurvesFile(tmp_path), val_check_interval=3)
+    assert (tmp_path / "samples.png").stat().st_size > 100
+    assert [f.shape for f in fakes] == [(9, *SHAPE)] * 2 and fakes[0].dtype == torch.uint8
+    assert torch.equal(*fakes)  # one seed
+    assert [int(row["images"]) for row in rows(tmp_path) if row["name"] == "score/mean"] == [30, 60]
+
+
+def test_judging_leaves_the_random_numbers_of_training_alone(tmp_path: Path) -> None:
+    class Draws(Callback):
+        def __init__(self) -> None:
+            self.drawn: list[float] = []
+
+        def on_train_batch_end(self, *_) -> None:
+            self.drawn.append(torch.rand(()).item())
+
+    with_judge, without = Draws(), Draws()
+    torch.manual_seed(4)
+    fit(Falling(), [Budget(60), with_judge, Judge(tmp_path / "x.png", n=4)], val_check_interval=2)
+    torch.manual_seed(4)
+    fit(Falling(), [Budget(60), without], val_check_interval=2)
+    assert with_judge.drawn == without.drawn
+
+
+# --- NaN.
+
+
+def test_nan_ends_the_run_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^Falling: \w+ became nan after \d+ images; lower model.optimizer.lr"):
+        fit(Falling(nan_from=30), [Budget(10_000), StopOnNaN()])
+
+
+@pytest.mark.parametrize("interval", [3, 5])
+def test_nan_is_never_saved(tmp_path: Path, interval: int) -> None:
+    with pytest.raises(ValueError, match="became nan"):
+        fit(
+            Falling(nan_from=40),
+            [Budget(300), EMA(0.9), StopOnNaN(), LastCheckpoint(tmp_path)],
+            batches=30,
+            val_check_interval=interval,
+        )
+    if (tmp_path / "last.ckpt").exists():
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert saved["state_dict"]["level"].isfinite()
+        assert saved["ema"]["average"]["level"].isfinite()
+
+
+def test_nan_at_the_last_batch_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="became nan"):
+        fit(Falling(nan_from=60), [Budget(60), StopOnNaN(), LastCheckpoint(tmp_path)])
+
+
+# --- Checkpoints.
+
+
+def test_checkpoint_is_whole_and_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    fit(Falling(), [Budget(50), EMA(0.9), LastCheckpoint(folder)], val_check_interval=2)
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert saved["images_seen"] == 50 and saved["seconds"] > 0
+    assert saved["state_dict"]["level"] == 7.5  # raw: the averages lie beside
+    assert saved["ema"]["batches"] == 5
+
+
+def test_a_failed_write_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = LastCheckpoint(tmp_path)
+    trainer = fit(Falling(), [Budget(20), last])
+    held = (tmp_path / "last.ckpt").read_bytes()
+
+    def dies(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(trainer, "save_checkpoint", dies)
+    with pytest.raises(OSError, match="disk full"):
+        last.save(trainer)
+    assert (tmp_path / "last.ckpt").read_bytes() == held
+
+
+@pytest.mark.parametrize("make", [Falling, gan])
+def test_a_resumed_run_goes_on_where_it_was(make, tmp_path: Path) -> None:
+    def callbacks(images: int) -> list[Callback]:
+        schedule = partial(warmup_cosine, warmup=0.5)
+        return [Budget(images), LearningRate(120, schedule), EMA(0.5), LastCheckpoint(tmp_path)]
+
+    stopped = callbacks(40)
+    fit(make(), stopped)
+    seconds = stopped[0].seconds
+    model, resumed = make(), callbacks(120)
+    fit(model, resumed, checkpoint=tmp_path / "last.ckpt")
+    assert model.images_seen == 120
+    assert resumed[0].seconds > seconds
+    assert resumed[2].batches == 12
+    if make is Falling:  # where an uninterrupted run arrives
+        whole, uninterrupted = make(), callbacks(120)
+        fit(whole, uninterrupted)
+        assert model.level.item() == pytest.approx(whole.level.item(), rel=1e-6)
+        assert resumed[2].average["level"].item() == pytest.approx(uninterrupted[2].average["level"].item(), rel=1e-6)
+
+
+def test_a_finished_run_that_is_resumed_does_not_train(tmp_path: Path) -> None:
+    fit(Falling(), [Budget(40), EMA(0.5), LastCheckpoint(tmp_path)])
+    model = Falling()
+    fit(model, [Budget(40), EMA(0.5), LastCheckpoint(tmp_path)], checkpoint=tmp_path / "last.ckpt")
+    assert model.images_seen == 40 and model.level.item() == 8.0
+
+
+def test_bar_ends_full(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar(60, "falling on zeros")
+    fit(Falling(), [Budget(60), bar])
+    assert bar.bar.n == 60
+    assert "falling on zeros: 100%" in capsys.readouterr().err
+
+
+# --- Gradient clipping, which the base class owns.
+
+
+def test_gradients_are_clipped_to_a_norm() -> None:
+    model = Falling()
+    model.clip = 0.25  # of a gradient of 1: each step is a quarter
+    fit(model, [Budget(40)])
+    assert model.level.item() == pytest.approx(10 - 4 * 0.5 * 0.25, rel=1e-5)
