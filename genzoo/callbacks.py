@@ -235,12 +235,23 @@ class StopOnNaN(Callback):
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
+        self.last: dict[str, Tensor] = {}
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.last = outputs
         if batch_idx % self.every == 0:
-            bad = [name for name, value in outputs.items() if not math.isfinite(float(value))]
-            if bad:
-                raise ValueError(
-                    f"{type(model).__name__}: {bad[-1]} became {float(outputs[bad[-1]])} after {model.images_seen} "
-                    "images; lower model.optimizer.lr or model.clip (the last checkpoint is kept)"
-                )
+            self.check(model)
+
+    def on_validation_start(self, trainer: Trainer, model: Generator) -> None:
+        self.check(model)
+
+    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
+        self.check(model)
+
+    def check(self, model: Generator) -> None:
+        bad = [name for name, value in self.last.items() if not math.isfinite(float(value))]
+        if bad:
+            raise ValueError(
+                f"{type(model).__name__}: {bad[-1]} became {float(self.last[bad[-1]])} after {model.images_seen} "
+                "images; lower model.optimizer.lr or model.clip (the last checkpoint is kept)"
+            )

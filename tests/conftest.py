@@ -1,5 +1,8 @@
 """What every test shares: one thread, a seed, and a configuration composed as the command line would."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -23,11 +26,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def composed(*overrides: str, config: str = "config") -> dict:
-    """The plain configuration of these overrides, with a folder that nothing is written to."""
+    """The plain configuration of these overrides; a test that trains gives `folder`."""
     with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
         return plain(compose(config, overrides=["folder=unused", *overrides]))
 
 
 @pytest.fixture
-def settings():
-    return composed
+def settings(tmp_path: Path):
+    """`settings(*overrides)`: the plain configuration of a run in the test's own folder."""
+    return partial(composed, f"folder='{tmp_path}'")

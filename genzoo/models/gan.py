@@ -44,7 +44,7 @@ def squared_gradient(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """Mean of (|grad critic| - 1)^2 between real and generated images (Gulrajani et al. 2017, equation 3)."""
-    w = torch.rand(len(real), 1, 1, 1, device=real.device)
+    w = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     x = torch.lerp(real, fake, w).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()

@@ -23,7 +23,7 @@ def resolutions(height: int, width: int, smallest: int = 4) -> list[tuple[int, i
 
 def group_norm(channels: int) -> nn.Module:
     """Group normalisation with groups of at least 4 channels and at most 32 groups."""
-    return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)), channels)
+    return nn.GroupNorm(math.gcd(32, channels // 4) if channels % 4 == 0 else 1, channels)
 
 
 def identity(channels: int) -> nn.Module:
@@ -128,6 +128,7 @@ class Coupling(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
         super().__init__()
+        self.hidden_channels = width  # by which nflows scales a spline's parameters
         self.net = nn.Sequential(
             conv3x3(in_channels, width),
             *[ResBlock(width, width, identity) for _ in range(blocks)],

@@ -1,6 +1,6 @@
 """What a decoder's output means: p(x | z) of 8-bit images, as a density on [-1, 1] of the dequantised image.
 
-A head has `parameters(channels)`, the channels it asks of the decoder; `log_prob(x, out)`, (n,) nats; and
+A head has `parameters_of(channels)`, the channels it asks of the decoder; `log_prob(x, out)`, (n,) nats; and
 `mean(out)`, the image to show. Discrete heads spread each level's probability evenly over its bin, so that
 log_prob of every head, and of a flow, can be read in the same bits per dimension.
 """
@@ -19,6 +19,8 @@ class Gaussian(nn.Module):
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
+        if sigma is not None and sigma <= 0:
+            raise ValueError(f"sigma={sigma} is no standard deviation: give a positive one, or null to learn it")
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma or 0.3)), requires_grad=sigma is None)
 
     def parameters_of(self, channels: int) -> int:
@@ -62,7 +64,7 @@ class DiscretisedLogistics(nn.Module):
 
     def mean(self, out: Tensor) -> Tensor:
         log_weight, mean, _ = self.split(out)
-        return (log_weight.exp() * mean.clamp(-1, 1)).sum(1)
+        return (log_weight.exp() * mean.clamp(-1, 1)).sum(1).clamp(-1, 1)
 
 
 class Bernoulli(nn.Module):

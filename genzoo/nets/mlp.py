@@ -65,6 +65,7 @@ class Coupling(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
         super().__init__()
+        self.hidden_channels = width  # by which nflows scales a spline's parameters
         sizes = [in_channels, *[width] * (blocks + 1)]
         hidden = [m for a, b in pairwise(sizes) for m in (nn.Conv2d(a, b, 1), nn.SiLU())]
         self.net = nn.Sequential(*hidden, zero(nn.Conv2d(width, out_channels, 1)))

@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_dim: int = 64) -> None:
         super().__init__()
-        self.heads = max(channels // head_dim, 1)
+        self.heads = next(h for h in range(max(channels // head_dim, 1), 0, -1) if channels % h == 0)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))

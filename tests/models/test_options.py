@@ -12,14 +12,13 @@ from genzoo import runs
 from genzoo.generator import HasAfterFit
 from genzoo.run import make_trainer
 
-HEAD = ["model=vae", "~model.head.sigma"]  # the Gaussian's own argument
 LOSS = "model.adversarial._target_=genzoo.models.gan."
 AUGMENT = "{_target_:genzoo.models.gan.%s,_partial_:true}"
 OPTIONS = [
-    [*HEAD, "model.head._target_=genzoo.nets.heads.Bernoulli", "model.particles=4", "model.warmup=100"],
-    [*HEAD, "model.head._target_=genzoo.nets.heads.DiscretisedLogistics", "+model.head.components=3"],
+    ["model=vae", "head=bernoulli", "model.particles=4", "model.warmup=100"],
+    ["model=vae", "head=logistics", "head.components=3"],
     ["model=vae", "model.mixture=3", "model.latent_dim=2"],
-    ["model=vae", "nets=mlp", "model.head.sigma=null"],
+    ["model=vae", "nets=mlp", "sigma=null"],
     ["model=gan", LOSS + "non_saturating"],
     ["model=gan", LOSS + "hinge", "model.spectral=true"],
     ["model=gan", LOSS + "wasserstein", "model.penalty=10", "model.r1=0", "model.r2=0"],
