@@ -24,6 +24,7 @@ OPTIONS = [
     ["model=gan", LOSS + "wasserstein", "model.penalty=10", "model.r1=0", "model.r2=0"],
     ["model=gan", f"model.augment=[{AUGMENT % 'translate'},{AUGMENT % 'brighten'}]"],
     ["model=gan", "nets=mlp", "data=toy2d"],
+    ["model=gan", "nets=dcgan"],
     ["model=flow", "model.coupling._target_=genzoo.models.flow.spline", "model.steps=2"],
     ["model=flow", "model.temperature=0.7", "model.steps=1", "nets=mlp"],
     ["model=ddpm", "model.alpha_bar._target_=genzoo.diffusion.schedules.cosine", "model.net.dropout=0.3"],
