@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genzoo.generator import Generator, to_uint8
+from genzoo.loggers import CurvesFile
 from genzoo.pictures import save_grid
 
 
@@ -29,20 +30,29 @@ class Budget(Callback):
 
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
         trainer.should_stop = model.images_seen >= self.images  # a run that was stopped between training and scores
-
-    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
+        if model.images_seen:  # a resumed run must not draw the noise of its beginning again
+            torch.manual_seed(torch.initial_seed() + model.images_seen)
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         model.images_seen += len(batch[0]) * trainer.world_size
-        self.seconds += time.perf_counter() - self.started
+        self.tick()
         trainer.should_stop = trainer.should_stop or model.images_seen >= self.images
 
-    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
+    def tick(self) -> None:
+        """Count the time since the last tick as training."""
+        now = time.perf_counter()
+        self.seconds, self.started = self.seconds + now - self.started, now
+
+    def on_validation_start(self, trainer: Trainer, model: Generator) -> None:
         if model.device.type == "cuda":  # the queue of launched kernels is part of the work
-            start = time.perf_counter()
             torch.cuda.synchronize(model.device)
-            self.seconds += time.perf_counter() - start
+        self.tick()
+
+    def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
+        self.started = time.perf_counter()  # judging is not training
+
+    on_train_end = on_validation_start
 
     def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"], checkpoint["seconds"] = model.images_seen, self.seconds
@@ -136,6 +146,11 @@ class Curves(Callback):
 
     def __init__(self, images: int, points: int = 200) -> None:
         self.every = images / points
+
+    def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CurvesFile):
+                logger.resume(model.images_seen)
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         size = len(batch[0]) * trainer.world_size

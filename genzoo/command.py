@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from genzoo.runs import digest
+from genzoo.metrics.protocol import short_hash
 
 PATHS = ("run", "out", "data.path", "data.root", "folder")
 
@@ -29,7 +30,7 @@ def conf_folder() -> str:
 def folder_name(overrides: str) -> str:
     """A folder's name made of overrides: one level, at most 200 bytes, different for different overrides."""
     name = overrides.replace("/", "_").replace("\\", "_") or "default"
-    return name if len(name.encode()) <= 200 else f"{name[:150]}-{digest(overrides)}"
+    return name if len(name.encode()) <= 200 else f"{name[:150]}-{short_hash(overrides)}"
 
 
 def label(target: str) -> str:
@@ -62,6 +63,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
             try:
                 hydra.main(config_path=conf_folder(), config_name=config_name, version_base="1.3")(task)()
+            except SIGTERMException:  # saved; Lightning itself would exit with 0, as if the work were done
+                sys.exit(143)
             except Exception as error:
                 if wanted:
                     raise
@@ -89,7 +92,10 @@ def sentence(error: BaseException) -> str:
     """What went wrong at the root, without the layers that passed it on."""
     while isinstance(error, hydra.errors.InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip() or type(error).__name__
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value: add {error.full_key}=..."
+    spoken = isinstance(error, ValueError | OSError | ImportError | hydra.errors.HydraException)
+    return str(error).strip() if spoken and str(error) else f"{type(error).__name__}: {error}"
 
 
 def hush() -> None:

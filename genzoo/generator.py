@@ -22,6 +22,7 @@ class Generator(LightningModule):
 
     sampling: str = ""  # how `sample` draws, in words that the report prints beside the score
     nfe: int = 1  # network calls per sampled image
+    full_precision: bool = False  # refuses to train in 16 bits
 
     def __init__(self, image_shape: Sequence[int], optimizer: OptimizerFactory, clip: float = math.inf) -> None:
         super().__init__()
@@ -42,6 +43,12 @@ class Generator(LightningModule):
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, C, H, W) images in [-1, 1] on self.device, drawn with torch's global generator."""
         raise NotImplementedError
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError for a precision that this family cannot be trained in."""
+        precision = self.trainer.precision
+        if self.full_precision and not precision.startswith(("32", "64")):
+            raise ValueError(f"trainer.precision={precision}: {type(self).__name__} needs 32-true or 64-true")
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self.loss(*batch)
@@ -71,7 +78,7 @@ def refuse_classes(model: Generator, y: Tensor | None) -> None:
         raise ValueError(f"{type(model).__name__} was trained without classes; call sample(n) without y")
 
 
-# --- Abilities: a family has one by having the method; metrics ask isinstance and never name a class.
+# --- Abilities: a family has one by having the method; callers ask isinstance and never name a class.
 
 
 @runtime_checkable

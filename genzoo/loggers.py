@@ -29,6 +29,18 @@ class CurvesFile(Logger):
         return 0
 
     @rank_zero_only
+    def resume(self, images: int) -> None:
+        """Drop the rows after `images`, which are about to be written again, and let the clock go on from the rest."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == 4]
+        kept = [row for row in rows[1:] if int(row[0]) <= images]
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([rows[0], *kept])
+        self.start = time.time() - float(kept[-1][1] if kept else 0)
+
+    @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: config.yaml has them."""
 
@@ -60,7 +72,7 @@ class WandbCurves(WandbLogger):
     """W&B with images seen as the x-axis of everything.
 
     Without a login it is offline: nothing is asked and nothing waits; `wandb sync` sends the run later. Arguments are
-    WandbLogger's; `config` is the composed configuration.
+    WandbLogger's.
     """
 
     def __init__(self, save_dir: str, **settings: Any) -> None:
@@ -68,11 +80,15 @@ class WandbCurves(WandbLogger):
         super().__init__(save_dir=save_dir, mode=wandb_mode(), **settings)
 
     @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """The composed configuration; opens the run."""
+        self.experiment.define_metric("images")
+        self.experiment.define_metric("*", step_metric="images")
+        super().log_hyperparams(params)
+
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """`step` counts images."""
-        if self._experiment is None:
-            self.experiment.define_metric("images")
-            self.experiment.define_metric("*", step_metric="images")
         self.experiment.log({**metrics, "images": step})
 
 

@@ -50,7 +50,7 @@ def provenance(overrides: list[str], started: float, **facts: Any) -> dict[str, 
     return {
         **facts,
         "overrides": overrides,
-        "command": " ".join(["python -m genzoo.run", *map(shlex.quote, overrides)]),
+        "command": command_line("genzoo.run", overrides),
         **git_state(Path(__file__).parent),
         "versions": {
             "genzoo": __version__,
@@ -60,6 +60,11 @@ def provenance(overrides: list[str], started: float, **facts: Any) -> dict[str, 
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def command_line(module: str, overrides: list[str]) -> str:
+    """What to type into a shell."""
+    return " ".join(["python -m", module, *map(shlex.quote, overrides)])
 
 
 def git_state(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A run is a folder: its config.yaml, its checkpoint, its metrics.json; written whole or not at all."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from hydra.utils import instantiate
 
 from genzoo.generator import Generator
+from genzoo.metrics.protocol import short_hash
 from genzoo.pictures import save_grid
 
 GALLERY = 256  # samples kept in samples.npz
@@ -40,19 +40,20 @@ def read_settings(run_dir: str | Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
-def digest(content: Any) -> str:
-    """12 hexadecimal digits of the sha256 of the canonical JSON of plain values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def essence(settings: dict[str, Any]) -> dict[str, Any]:
     """What decides the outcome of a run: not where files lie, who logs, or which device computes."""
-    keep = {k: settings[k] for k in ("seed", "budget", "model", "data", "features", "metrics") if k in settings}
-    return {**keep, "data": {k: v for k, v in keep["data"].items() if k != "root"}}
+    keep = {key: settings[key] for key in ("seed", "budget", "model", "features", "metrics")}
+    shaping = ("learning_rate", "ema")
+    return {
+        **keep,
+        "data": {key: value for key, value in settings["data"].items() if key != "root"},
+        "callbacks": {name: settings["callbacks"].get(name) for name in shaping},
+        "precision": settings["trainer"].get("precision"),
+    }
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
-    return digest(essence(settings))
+    return short_hash(essence(settings))
 
 
 def differences(a: Any, b: Any, key: str = "") -> list[str]:

@@ -48,7 +48,7 @@ def exchange_sampler(model: Generator, sampler: dict[str, Any] | None, steps: in
     if not isinstance(model, HasSampler):
         raise ValueError(f"{type(model).__name__} has no sampler to exchange: leave out sampler= and steps=")
     model.sampler = instantiate(sampler, _convert_="all") if sampler else model.sampler
-    model.steps = steps or model.steps
+    model.steps = model.steps if steps is None else steps
 
 
 def write(images: Tensor, out: Path, png: bool) -> None:

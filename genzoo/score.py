@@ -15,30 +15,31 @@ from genzoo.command import command, plain
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
 from genzoo.metrics.evaluate import Evaluation, draw, fid_score, quantised, reference_statistics
-from genzoo.provenance import provenance
+from genzoo.metrics.protocol import short_hash
+from genzoo.provenance import command_line, provenance
 from genzoo.sample import device, exchange_sampler
 
 
 class Scorer:
     """A run's protocol bound to its data: `scorer(model)` for the record, `quick(fake)` for curves."""
 
-    def __init__(self, settings: dict[str, Any], data: DataModule) -> None:
+    def __init__(self, settings: dict[str, Any], data: DataModule, device: torch.device) -> None:
         self.evaluate = instantiate(settings["metrics"], _convert_="all")
-        self.extractor = instantiate(settings["features"], _convert_="all")
+        self.extractor = instantiate(settings["features"], _convert_="all").to(float64_device(device))
         self.dataset = data.name
         self.splits = {name: data.split(name).x for name in ("train", "val", "test")}
-        reference = settings["metrics"]["reference"]
+        n, reference = settings["metrics"].get("n"), settings["metrics"]["reference"]
+        if n is not None and n < 2:
+            raise ValueError(f"metrics.n={n}: a distance needs at least 2 images")
         if reference not in self.splits:
             raise ValueError(f"metrics.reference={reference} is no split: train, val or test")
         self.statistics = reference_statistics(quantised(self.splits[reference]), self.extractor)
 
     def __call__(self, model: Generator) -> Evaluation:
-        self.extractor.to(float64_device(model.device))
         return self.evaluate(model.sample, splits=self.splits, extractor=self.extractor, dataset=self.dataset)
 
     def quick(self, fake: Tensor) -> dict[str, float]:
         """The distance of a few images, named with their number: fewer images are further away."""
-        self.extractor.to(float64_device(fake.device))
         return {f"{self.extractor.name} (n={len(fake)})": fid_score(fake, self.statistics, self.extractor)}
 
 
@@ -86,7 +87,7 @@ def rescore(
 ) -> tuple[dict[str, Any], Path]:
     """Score `model` under the protocol of `chosen`; returns the new record and its file, metrics-<digest>.json."""
     started = time.time()
-    judged = Scorer(chosen, data)(model)
+    judged = Scorer(chosen, data, model.device)(model)
     added = [o for o in overrides if not o.startswith("run=")]
     origin = first["provenance"]
     record = {
@@ -99,10 +100,10 @@ def rescore(
         "provenance": {
             **provenance(origin["overrides"] + added, started, family=model.family, sampling=model.sampling),
             "config_hash": origin["config_hash"],
-            "command": " ".join(["python -m genzoo.score", *overrides]),
+            "command": command_line("genzoo.score", overrides),
         },
     }
-    variant = f"-{runs.digest([record['protocol_id'], model.sampling])}"
+    variant = f"-{short_hash([record['protocol_id'], model.sampling])}"
     runs.save_gallery(folder, judged.fakes, quantised(data.split("test").x), variant)
     path = folder / f"metrics{variant}.json"
     runs.write_json(path, record)

@@ -17,7 +17,7 @@ ALLOWED = {  # what a room may import of genzoo besides itself
     "report": set(),
     "metrics": {"generator"},
     "models": {"generator", "nets", "diffusion"},
-    "callbacks": {"generator", "metrics", "pictures"},
+    "callbacks": {"generator", "metrics", "pictures", "loggers"},
     "generator": set(),
 }
 

@@ -7,6 +7,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
+from genzoo import load
+from genzoo.metrics.evaluate import draw
 from genzoo.run import finish
 
 DEMO = {"vae": 0.60, "gan": 0.60, "ddpm": 0.60, "flow": 0.35}  # of the share of real digits that convince the judge
@@ -46,15 +48,8 @@ def test_the_judge_knows_digits_from_noise():
 @pytest.mark.parametrize("times", [1, 5])
 @pytest.mark.parametrize("family", DEMO)
 def test_samples_convince_the_judge(family, times, settings, tmp_path):
-    config = settings(f"model={family}", f"folder='{tmp_path}'", "metrics.n=1000")
-    config["budget"]["images"] *= times
-    for callback in config["callbacks"].values():
-        if "images" in callback:
-            callback["images"] *= times
-    finish(config, tmp_path, [])
-    from genzoo import load
-    from genzoo.metrics.evaluate import draw
-
+    budget = times * settings()["budget"]["images"]
+    finish(settings(f"model={family}", f"budget.images={budget}"), tmp_path, [])
     fake, _ = draw(load(tmp_path).sample, 1000, 250, seed=0)
     convinced, rarest = verdict(fake.numpy())
     print(f"{family} x{times}: {convinced:.3f} of the real rate, rarest class {rarest:.3f}")

@@ -71,7 +71,7 @@ def library() -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError as error:
-        raise ImportError("Hub data needs the package datasets: pip install 'genzoo[hub]'.") from error
+        raise ImportError("Hub data needs the package datasets: pip install datasets.") from error
 
 
 def open_parquet(path: str) -> dict[str, Rows]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +90,7 @@ def read_idx(path: Path) -> Tensor:
         if data[:3] != b"\0\0\x08":
             raise ValueError("type is not unsigned byte")
         return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape).copy())
-    except (EOFError, IndexError, OSError, ValueError, struct.error) as error:
+    except (EOFError, IndexError, OSError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is not an IDX file of bytes ({error}); fetch it again.") from error
 
 

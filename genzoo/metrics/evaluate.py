@@ -59,7 +59,7 @@ def evaluate(
         image_shape=tuple(real.shape[1:]),
         reference=reference,
         n_real=len(real),
-        n_fake=n or min(len(test), 10_000),
+        n_fake=min(len(test), 10_000) if n is None else n,
         features=extractor.name,
         features_sha256=extractor.sha256,
         seed=seed,

@@ -155,7 +155,7 @@ def _inception_net() -> type[nn.Module]:
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise ImportError(
             f"features=inception needs torch-fidelity and a torchvision that fits this torch ({error}): "
-            'pip install "genzoo[inception]".'
+            "pip install torch-fidelity torchvision (the extra inception)."
         ) from error
     return FeatureExtractorInceptionV3
 

@@ -34,6 +34,7 @@ class DDPM(Generator):
         self.steps = steps
         self.register_buffer("alpha_bar", alpha_bar.float())
         self.register_buffer("sigmas", sigmas_of(alpha_bar).float())
+        trailing(self.sigmas, steps)  # raises now, not after hours of training
 
     @property
     def nfe(self) -> int:

@@ -106,6 +106,7 @@ class GAN(Generator):
         self.r1, self.r2, self.penalty = r1, r2, penalty
 
     sampling = "generator of z ~ N(0, I)"
+    full_precision = True  # gradients are clipped before a loss scale would be taken off them
 
     def generate(self, n: int) -> Tensor:
         return torch.tanh(self.generator(torch.randn(n, self.latent_dim, device=self.device)))

@@ -116,7 +116,7 @@ class VAE(Generator):
 
     @torch.no_grad()
     def after_fit(self, batches: Iterable[Batch]) -> None:
-        """Fit the mixture to one draw of q(z | x) for each training image."""
+        """Fit the mixture to one draw of q(z | x) for each image of `batches`."""
         if not self.mixture:
             return
         from sklearn.mixture import GaussianMixture

@@ -177,13 +177,14 @@ def _drawn(row: Row) -> str:
 
 def _panels(group: Group) -> list[Panel]:
     """What all rows share an axis for, then each setting's losses."""
-    found = [(row, curves(row.run)) for row in group.rows]
+    trained = {row.run.folder: row for row in group.rows}  # a run scored again has one training
+    found = [(row, curves(row.run)) for row in group.rows if trained[row.run.folder] is row]
     panels = [*_shared_panels(group, found), *_loss_panels(group, found)]
     return [panel for panel in panels if panel]
 
 
 def _shared_panels(group: Group, found: Curves) -> Iterator[Panel | None]:
-    """Every score with its floor, and bits/dim."""
+    """Every score, with its floor where that was measured at as many images, and bits/dim."""
     colours = {name: i for i, name in enumerate(group.names())}
     for name in dict.fromkeys(name for _, lines in found for name in lines):
         if name.startswith("score/") or name in BITS:

@@ -102,18 +102,18 @@ def _ranked(runs: list[Run], by: str) -> list[Row]:
     names = _names(runs)
     best_first = sorted(runs, key=lambda run: _order(run.metrics["scores"], by))
     ranks = [None if math.isnan(value(run.metrics["scores"], by)) else i for i, run in enumerate(best_first, 1)]
-    return [Row(run, names[run.folder], rank) for run, rank in zip(best_first, ranks, strict=True)]
+    return [Row(run, names[run.folder, run.variant], rank) for run, rank in zip(best_first, ranks, strict=True)]
 
 
 def _names(runs: list[Run]) -> dict[Any, str]:
-    """Folder -> name: the family, what its command set and not all did, its place if that is not enough."""
+    """(Folder, variant) -> name: the family, what its command set and not all did, its place if that is not enough."""
     overrides = [[str(o) for o in run.provenance.get("overrides") or []] for run in runs]
     shared = set(overrides[0]).intersection(*overrides)
     own = [[o for o in os if o not in shared and not o.startswith(("model=", "seed="))] for os in overrides]
     names = [", ".join([run.family, *os]) for run, os in zip(runs, own, strict=True)]
     twice = Counter((name, str(run.seed)) for name, run in zip(names, runs, strict=True))
     return {
-        run.folder: f"{name} ({run.place})" if twice[name, str(run.seed)] > 1 else name
+        (run.folder, run.variant): f"{name} ({run.place})" if twice[name, str(run.seed)] > 1 else name
         for name, run in zip(names, runs, strict=True)
     }
 
@@ -134,6 +134,8 @@ def _brief(item: object) -> str:
 
 def in_words(group: Group) -> str:
     """The protocol as a sentence, then what pins it down."""
+    if not group.protocol:
+        return "Not scored: these runs were asked for samples alone."
     p = {key: _brief(item) for key, item in group.protocol.items()}
     n_fake, n_real = (units.integer(group.protocol.get(key)) for key in ("n_fake", "n_real"))
     return (

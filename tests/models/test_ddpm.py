@@ -109,8 +109,8 @@ def test_the_sampler_can_be_exchanged() -> None:
 
 
 def test_refusals() -> None:
-    m = model(Point(torch.zeros(1, 4, 6), linear()), steps=1001)
     with pytest.raises(ValueError, match="steps=1001"):
-        m.sample(1)
+        model(Point(torch.zeros(1, 4, 6), linear()), steps=1001)
+    m = model(Point(torch.zeros(1, 4, 6), linear()), steps=10)
     with pytest.raises(ValueError, match="without classes"):
         m.sample(1, torch.zeros(1, dtype=torch.long))
