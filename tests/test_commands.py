@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import genzoo
 from genzoo import runs
 from genzoo.command import folder_name, quoted
 from genzoo.generator import to_uint8
-from genzoo.loggers import wandb_mode
+from genzoo.loggers import CurvesFile, wandb_mode
 from genzoo.run import finish
 
 ROOT = Path(__file__).parent.parent
@@ -194,3 +195,35 @@ def test_names_of_folders_and_quoted_paths():
     assert folder_name(long) != folder_name(long + "0")
     assert quoted("run=outputs/a/model=vae,seed=1") == "run='outputs/a/model=vae,seed=1'"
     assert quoted("model=vae,gan") == "model=vae,gan"
+
+
+@pytest.mark.parametrize(
+    "override", ["width=0", "data.batch_size=0", "budget.images=0", "budget.checks=0", "latent=0", "seed=-1"]
+)
+def test_impossible_sizes_are_refused_before_anything_is_written(override, settings, tmp_path):
+    key = override.partition("=")[0]
+    with pytest.raises(ValueError, match=f"{key}.*give a whole number"):
+        finish(settings("model=vae", override), tmp_path / "run", [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_ends_with_143_and_leaves_a_checkpoint(tmp_path):
+    call = ["genzoo.run", "model=vae", "width=8", "budget.images=400000", "budget.checks=200", "trainer=cpu"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-m", *call, "metrics=none"], cwd=tmp_path, env=env)
+    while run.poll() is None and not list(tmp_path.glob("outputs/runs/*/seed=0/checkpoints/last.ckpt")):
+        time.sleep(0.1)
+    run.terminate()
+    assert run.wait() == 143
+    assert genzoo.load(next(tmp_path.glob("outputs/runs/*/seed=0"))).images_seen > 0
+
+
+def test_resumed_curves_have_each_row_once(tmp_path):
+    curves = CurvesFile(tmp_path)
+    for images in (10, 20, 30):
+        curves.log_metrics({"train/loss": images / 10}, step=images)
+    resumed = CurvesFile(tmp_path)
+    resumed.resume(20)
+    resumed.log_metrics({"train/loss": 9.0}, step=30)
+    rows = [line.split(",") for line in (tmp_path / "curves.csv").read_text().splitlines()[1:]]
+    assert [(int(row[0]), float(row[3])) for row in rows] == [(10, 1.0), (20, 2.0), (30, 9.0)]
