@@ -1,6 +1,11 @@
-"""A judge outside genzoo: a support vector machine that knows real digits looks at every family's samples."""
+"""A judge outside genzoo: a support vector machine that knows real digits looks at every family's samples.
 
+`python tests/test_judge.py outputs/demo/*/seed=0` prints its verdict on finished runs of the digits.
+"""
+
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +42,12 @@ def verdict(fake: np.ndarray) -> tuple[float, float]:
     return share / real, rarest
 
 
+def judged(run_dir: Path) -> tuple[float, float]:
+    """The verdict on 1,000 samples of a finished run."""
+    fake, _ = draw(load(run_dir).sample, 1000, 250, seed=0)
+    return verdict(fake.numpy())
+
+
 def test_the_judge_knows_digits_from_noise():
     _, real = judge()
     assert 0.8 < real < 0.97
@@ -50,8 +61,13 @@ def test_the_judge_knows_digits_from_noise():
 def test_samples_convince_the_judge(family, times, settings, tmp_path):
     budget = times * settings()["budget"]["images"]
     finish(settings(f"model={family}", f"budget.images={budget}"), tmp_path, [])
-    fake, _ = draw(load(tmp_path).sample, 1000, 250, seed=0)
-    convinced, rarest = verdict(fake.numpy())
+    convinced, rarest = judged(tmp_path)
     print(f"{family} x{times}: {convinced:.3f} of the real rate, rarest class {rarest:.3f}")
     assert convinced >= (DEMO if times == 1 else LONG)[family]
     assert rarest >= 0.03
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        convinced, rarest = judged(Path(folder))
+        print(f"{folder}: {convinced:.3f} of the real rate, rarest class {rarest:.3f}")
