@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from genzoo.generator import Generator, to_uint8
 from genzoo.loggers import CurvesFile
+from genzoo.metrics.cost import Counter
 from genzoo.pictures import save_grid
 
 
@@ -59,6 +60,41 @@ class Budget(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
         model.images_seen, self.seconds = checkpoint["images_seen"], checkpoint["seconds"]
+
+
+class MultiplyAdds(Callback):
+    """Counts what the first training step multiplies and adds, forward, backward and update, as torch counts FLOPs.
+
+    per_image: half the FLOPs of that step over its images; None until then.
+    """
+
+    per_image: float | None = None
+    counter: Counter | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
+        if self.per_image is None:
+            self.counter = Counter()
+            self.counter.__enter__()
+
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.counter is not None:
+            self.per_image = self.counter.flops / 2 / len(batch[0])
+            self.stop()
+
+    def on_exception(self, trainer: Trainer, model: Generator, exception: BaseException) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the mode, which would count on."""
+        if self.counter is not None:
+            self.counter.__exit__(None, None, None)
+            self.counter = None
+
+    def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        checkpoint["multiply_adds_per_image"] = self.per_image
+
+    def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        self.per_image = checkpoint["multiply_adds_per_image"]
 
 
 def warmup_cosine(progress: float, warmup: float = 0.05, last: float = 0.0) -> float:

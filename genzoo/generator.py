@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor | None]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+LikelihoodKind = Literal["exact", "lower bound", "estimate"]
 
 
 class Generator(LightningModule):
@@ -85,9 +86,24 @@ def refuse_classes(model: Generator, y: Tensor | None) -> None:
 class HasLikelihood(Protocol):
     """log_prob(x): (n,) nats of the density on [-1, 1]^D of the uniformly dequantised 8-bit image."""
 
-    likelihood: Literal["exact", "lower bound", "estimate"]
+    likelihood: LikelihoodKind
 
     def log_prob(self, x: Tensor) -> Tensor: ...
+
+
+class Likelihood(NamedTuple):
+    """One way to a log_prob, as of HasLikelihood; method: in words, with what decides its value."""
+
+    kind: LikelihoodKind
+    method: str
+    log_prob: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class HasLikelihoods(Protocol):
+    """likelihoods(): every way to the log-likelihood that a family has, where it has several."""
+
+    def likelihoods(self) -> list[Likelihood]: ...
 
 
 @runtime_checkable
@@ -115,12 +131,17 @@ class HasAfterFit(Protocol):
     def after_fit(self, batches: Iterable[Batch]) -> None: ...
 
 
-# --- The two conventions that every room shares.
+# --- The conventions that every room shares.
 
 
 def to_uint8(x: Tensor) -> Tensor:
     """[-1, 1] -> 0..255; every one of the 256 levels u / 127.5 - 1 maps back to itself."""
     return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+
+
+def dequantise(x: Tensor) -> Tensor:
+    """The levels u / 127.5 - 1 of 8-bit images, each moved to a uniform place in its bin, which is 1 / 127.5 wide."""
+    return x + (torch.rand_like(x) - 0.5) / 127.5
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:

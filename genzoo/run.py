@@ -13,12 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from genzoo import runs
-from genzoo.callbacks import Budget, Judge, LastCheckpoint, averaged
+from genzoo.callbacks import Budget, Judge, LastCheckpoint, MultiplyAdds, averaged
 from genzoo.command import command, plain
 from genzoo.generator import HasAfterFit
 from genzoo.loggers import CurvesFile, finish_wandb
-from genzoo.metrics.evaluate import quantised
-from genzoo.provenance import cost, provenance
+from genzoo.metrics.cost import cost
+from genzoo.provenance import provenance
 from genzoo.score import Scorer, in_words, unscored
 
 log = logging.getLogger("genzoo")
@@ -86,10 +86,11 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         find(trainer, LastCheckpoint).save(trainer)
     with averaged(trainer, model):
         judged = score(model) if score else unscored(model)
-    runs.save_gallery(folder, judged.fakes, quantised(data.split("test").x))
+        costs = cost(model, find(trainer, Budget).seconds, find(trainer, MultiplyAdds).per_image)
+    runs.save_gallery(folder, judged, data.split("test").x)
     metrics = {
         **judged.record,
-        "cost": cost(model, find(trainer, Budget).seconds, judged.seconds / len(judged.fakes)),
+        "cost": costs,
         "provenance": provenance(
             overrides, started, family=model.family, sampling=model.sampling, config_hash=runs.fingerprint(settings)
         ),

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 import yaml
 from hydra.utils import instantiate
+from torch import Tensor
 
 from genzoo.generator import Generator
+from genzoo.metrics.evaluate import GALLERY, Evaluation, quantised
 from genzoo.metrics.protocol import short_hash
 from genzoo.pictures import save_grid
 
-GALLERY = 256  # samples kept in samples.npz
 SETTINGS, METRICS, CHECKPOINT = "config.yaml", "metrics.json", "checkpoints/last.ckpt"
 
 
@@ -90,11 +91,18 @@ def finished(run_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def save_gallery(run_dir: Path, fakes: torch.Tensor, reals: torch.Tensor, variant: str = "") -> None:
-    """samples.npz, the first of both as arrays `fake` and `real`, uint8 (n, C, H, W), and samples.png of 64 fakes."""
-    fake, real = fakes[:GALLERY].numpy(), reals[:GALLERY].cpu().numpy()
+def save_gallery(run_dir: Path, judged: Evaluation, reals: Tensor, variant: str = "") -> None:
+    """samples.npz, and samples.png of 64 fakes. reals: held-out images (N, C, H, W), uint8 or points in [-1, 1].
+
+    The arrays, each of as many images, uint8 (k, C, H, W): `fake`, `real`, and where there are scores `nearest`, the
+    training image closest to each fake, with its `distance` (k,) in feature space.
+    """
+    fake, real = judged.fakes[:GALLERY].numpy(), quantised(reals[:GALLERY]).cpu().numpy()
+    arrays = {"fake": fake, "real": real}
+    if judged.neighbours is not None:
+        arrays |= {"nearest": judged.neighbours.numpy(), "distance": judged.distances.numpy()}
     part = run_dir / f"samples{variant}.part.npz"
-    np.savez_compressed(part, fake=fake, real=real)
+    np.savez_compressed(part, **arrays)
     os.replace(part, run_dir / f"samples{variant}.npz")
     save_grid(fake if fake.shape[2:] == (1, 1) else fake[:64], run_dir / f"samples{variant}.png")
 

@@ -1,6 +1,7 @@
 """python -m genzoo.sample run=outputs/... n=64: images from a finished run, as samples.npz and a grid."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from genzoo import runs
 from genzoo.command import command, plain
 from genzoo.generator import Generator, HasSampler
-from genzoo.metrics.evaluate import draw
+from genzoo.metrics.draw import draw
 from genzoo.pictures import save_grid
 
 log = logging.getLogger("genzoo")
@@ -27,10 +28,11 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"n={settings['n']}: ask for at least one image")
     model = runs.load(settings["run"], device(settings["device"]))
     exchange_sampler(model, settings["sampler"], settings["steps"])
-    images, seconds = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"])
+    started = time.perf_counter()
+    images = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"])
     out = Path(settings["out"])
     write(images, out, settings["png"])
-    print(f"{len(images)} images in {seconds:.1f} s ({model.sampling}) -> {out}")
+    print(f"{len(images)} images in {time.perf_counter() - started:.1f} s ({model.sampling}) -> {out}")
 
 
 def device(name: str) -> torch.device:

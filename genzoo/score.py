@@ -1,6 +1,7 @@
 """python -m genzoo.score run=outputs/...: score a finished run again and add a record beside metrics.json."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from genzoo import runs
 from genzoo.command import command, plain
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
-from genzoo.metrics.evaluate import Evaluation, draw, fid_score, quantised, reference_statistics
+from genzoo.metrics.cost import sampling_cost, sampling_speed
+from genzoo.metrics.draw import draw
+from genzoo.metrics.evaluate import Evaluation, quantised
+from genzoo.metrics.features import extract, identified
+from genzoo.metrics.likelihood import bits_per_dim_rows
 from genzoo.metrics.protocol import short_hash
+from genzoo.metrics.reference import reference_of
+from genzoo.metrics.scores import frechet, kernel
 from genzoo.provenance import command_line, provenance
 from genzoo.sample import device, exchange_sampler
 
@@ -24,23 +31,30 @@ class Scorer:
     """A run's protocol bound to its data: `scorer(model)` for the record, `quick(fake)` for curves."""
 
     def __init__(self, settings: dict[str, Any], data: DataModule, device: torch.device) -> None:
-        self.evaluate = instantiate(settings["metrics"], _convert_="all")
-        self.extractor = instantiate(settings["features"], _convert_="all").to(float64_device(device))
-        self.dataset = data.name
-        self.splits = {name: data.split(name).x for name in ("train", "val", "test")}
-        n, reference = settings["metrics"].get("n"), settings["metrics"]["reference"]
+        n, reference = settings["metrics"]["n"], settings["metrics"]["reference"]
         if n is not None and n < 2:
             raise ValueError(f"metrics.n={n}: a distance needs at least 2 images")
-        if reference not in self.splits:
-            raise ValueError(f"metrics.reference={reference} is no split: train, val or test")
-        self.statistics = reference_statistics(quantised(self.splits[reference]), self.extractor)
+        self.evaluate = instantiate(settings["metrics"], _convert_="all")
+        self.extractor = identified(instantiate(settings["features"], _convert_="all").to(float64_device(device)))
+        self.dataset = data.name
+        self.splits = {name: data.split(name).x for name in ("train", "val", "test")}
+        images = {name: quantised(x) for name, x in self.splits.items()}
+        self.reference = reference_of(images, self.extractor, reference)
 
     def __call__(self, model: Generator) -> Evaluation:
-        return self.evaluate(model.sample, splits=self.splits, extractor=self.extractor, dataset=self.dataset)
+        return self.evaluate(
+            model.sample,
+            splits=self.splits,
+            extractor=self.extractor,
+            dataset=self.dataset,
+            likelihoods=partial(bits_per_dim_rows, model),
+        )
 
     def quick(self, fake: Tensor) -> dict[str, float]:
-        """The distance of a few images, named with their number: fewer images are further away."""
-        return {f"{self.extractor.name} (n={len(fake)})": fid_score(fake, self.statistics, self.extractor)}
+        """Distances of a few images, named with their number: fewer images are further away."""
+        features = extract(fake, self.extractor).to(self.reference.real.device)
+        scores = frechet(features, self.reference, parts=0, blocks=0) | kernel(features, self.reference, blocks=0)
+        return {f"{name} (n={len(fake)})": score.value for name, score in scores.items()}
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -48,16 +62,23 @@ def float64_device(device: torch.device) -> torch.device:
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def unscored(model: Generator, n: int = runs.GALLERY) -> Evaluation:
+def unscored(model: Generator) -> Evaluation:
     """The record of a run with metrics=none: samples for the gallery, no score."""
-    fakes, seconds = draw(model.sample, n, batch_size=n, seed=0)
-    return Evaluation({"protocol": {}, "protocol_id": "unscored", "scores": {}, "calibration": {}}, fakes, seconds)
+    nothing = {"protocol": {}, "protocol_id": "unscored", "scores": {}, "likelihoods": [], "calibration": {}}
+    return Evaluation(nothing, draw(model.sample, runs.GALLERY))
 
 
 def in_words(metrics: dict[str, Any]) -> str:
-    """One line of the scores in a record."""
-    scores = [f"{name} {row['value']:.4g} (n={row['n']})" for name, row in metrics["scores"].items()]
-    return ", ".join(scores) or "not scored"
+    """The first score of a record and its bits/dim."""
+    scores = metrics["scores"]
+    shown = [name for name in dict.fromkeys([*list(scores)[:1], "bits/dim"]) if name in scores]
+    return ", ".join(row_in_words(name, scores[name]) for name in shown) or "not scored"
+
+
+def row_in_words(name: str, row: dict[str, Any]) -> str:
+    """FD-digits 1.58 ± 0.41 (n=400), with the half-width of the 95% interval."""
+    half = f" ± {row['value'] - row['ci95'][0]:.2g}" if "ci95" in row else ""
+    return f"{name} {row['value']:.4g}{half} (n={row['n']:,})"
 
 
 @command("score")
@@ -92,11 +113,7 @@ def rescore(
     origin = first["provenance"]
     record = {
         **judged.record,
-        "cost": {
-            **first["cost"],
-            "sampling_seconds_per_image": judged.seconds / len(judged.fakes),
-            "nfe": model.nfe,
-        },
+        "cost": {**first["cost"], **sampling_cost(model, sampling_speed(model.sample, model.device))},
         "provenance": {
             **provenance(origin["overrides"] + added, started, family=model.family, sampling=model.sampling),
             "config_hash": origin["config_hash"],
@@ -104,7 +121,7 @@ def rescore(
         },
     }
     variant = f"-{short_hash([record['protocol_id'], model.sampling])}"
-    runs.save_gallery(folder, judged.fakes, quantised(data.split("test").x), variant)
+    runs.save_gallery(folder, judged, data.split("test").x, variant)
     path = folder / f"metrics{variant}.json"
     runs.write_json(path, record)
     return record, path

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 import genzoo
 from genzoo import runs
 from genzoo.command import folder_name, quoted
-from genzoo.generator import to_uint8
 from genzoo.loggers import CurvesFile, wandb_mode
+from genzoo.metrics.draw import draw
 from genzoo.run import finish
 
 ROOT = Path(__file__).parent.parent
@@ -70,11 +69,14 @@ def test_a_sweep_finishes_the_good_run_and_names_the_bad_one(sweep):
 def test_metrics_json_has_the_sections_that_the_report_reads(sweep):
     folder, _ = sweep
     metrics = json.loads(next(folder.glob("outputs/s/*reference=train*/seed=0/metrics.json")).read_text())
-    assert set(metrics) == {"protocol", "protocol_id", "scores", "calibration", "cost", "provenance"}
+    sections = {"protocol", "protocol_id", "scores", "likelihoods", "calibration", "cost", "provenance"}
+    assert set(metrics) == sections
     assert metrics["scores"]["FD-digits"]["n"] == metrics["protocol"]["n_fake"] == 32
+    assert metrics["scores"]["bits/dim"]["kind"] == "lower bound"
     assert metrics["cost"]["images_seen"] == 256
+    assert metrics["cost"]["training_multiply_adds_per_image"] > metrics["cost"]["sampling_multiply_adds_per_image"] > 0
     assert metrics["provenance"]["command"].startswith("python -m genzoo.run model=vae")
-    assert list(metrics["calibration"]) == ["real test", "uniform noise", "blurred real"]
+    assert list(metrics["calibration"]) == ["real test", "real train", "uniform noise", "blurred real"]
 
 
 def test_sample_score_and_report_read_the_run(sweep):
@@ -83,6 +85,7 @@ def test_sample_score_and_report_read_the_run(sweep):
     assert command(folder, "genzoo.sample", f"run={run}", "n=5", "png=true") == 0
     fake = np.load(folder / run / "generated/samples.npz")["fake"]
     assert fake.shape == (5, 1, 8, 8) and fake.dtype == np.uint8
+    assert np.array_equal(fake, np.load(folder / run / "samples.npz")["fake"][:5])  # image i follows from (seed, i)
     assert np.array_equal(np.asarray(Image.open(folder / run / "generated/00003.png")), fake[3, 0])
     before = (folder / run / "metrics.json").read_bytes()
     assert command(folder, "genzoo.score", f"run={run}", "features=pixels", "metrics.n=16") == 0
@@ -128,9 +131,8 @@ def test_load_gives_the_model_that_was_scored(settings, tmp_path):
     config = in_folder(settings, tmp_path, "model=vae", *TINY)
     finish(config, tmp_path, [])
     model = genzoo.load(tmp_path)
-    fork = np.load(tmp_path / "samples.npz")["fake"]
-    torch.manual_seed(config["metrics"]["seed"])
-    assert np.array_equal(to_uint8(model.sample(32)).numpy(), fork)
+    scored = np.load(tmp_path / "samples.npz")["fake"]
+    assert np.array_equal(draw(model.sample, 32, seed=config["metrics"]["seed"]).numpy(), scored)
     assert not model.training
 
 

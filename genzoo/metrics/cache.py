@@ -3,7 +3,12 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 
 def cache_folder(cache_dir: str | Path | None) -> Path:
@@ -23,3 +28,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(file.name, path)
     except OSError as error:
         warnings.warn(f"{path} cannot be kept ({error}): point XDG_CACHE_HOME elsewhere.", stacklevel=2)
+
+
+def kept(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """The tensor kept in the safetensors file `path`, computed and written there if it is absent or damaged."""
+    try:
+        return load(path.read_bytes())["kept"]
+    except (OSError, SafetensorError, KeyError):
+        value = compute()
+        write_atomically(path, save({"kept": value.cpu().contiguous()}))
+        return value

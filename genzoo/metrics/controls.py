@@ -1,21 +1,26 @@
 """Images of known worth, scored beside the generated ones: they say what a value of the score means."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def control_images(real: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-    """n (or all) held-out images of `real`, uint8 (N, C, H, W); as many of uniform noise; the former blurred.
+def control_images(splits: Mapping[str, Tensor], n: int, seed: int) -> dict[str, Tensor]:
+    """n (or all) images of "test" and of "train", the former blurred, and as many of uniform noise.
 
-    Single pixels, points in the plane, have no blur. Torch's global generator is left alone.
+    splits: uint8 (N, C, H, W). Training images are what a generator that copies would give. Single pixels, points
+    in the plane, have no blur. Torch's global generator is left alone.
     """
     generator = torch.Generator().manual_seed(seed)
     # Chosen at random, since some sources list their images class by class.
-    chosen = real[torch.randperm(len(real), generator=generator)[:n]]
-    noise = torch.randint(0, 256, chosen.shape, generator=generator, dtype=torch.uint8)
-    rows = {"real test": chosen, "uniform noise": noise}
-    return rows | {"blurred real": blurred(chosen)} if min(real.shape[2:]) > 1 else rows
+    test, train = (
+        splits[name][torch.randperm(len(splits[name]), generator=generator)[:n]] for name in ("test", "train")
+    )
+    noise = torch.randint(0, 256, test.shape, generator=generator, dtype=torch.uint8)
+    rows = {"real test": test, "real train": train, "uniform noise": noise}
+    return rows | {"blurred real": blurred(test)} if min(test.shape[2:]) > 1 else rows
 
 
 def blurred(images: Tensor) -> Tensor:

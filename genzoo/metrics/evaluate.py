@@ -1,106 +1,97 @@
-"""Scores of a function that samples images: draw once, quantise, compare with real images."""
+"""One evaluation: draw images once, push them once through the extractor, give all scores the same features."""
 
 import json
-import time
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from tqdm import tqdm
 
 from genzoo.generator import to_uint8
 from genzoo.metrics.cache import cache_folder, write_atomically
 from genzoo.metrics.controls import control_images
+from genzoo.metrics.draw import draw
+from genzoo.metrics.features import extract, identified
+from genzoo.metrics.intervals import repeats_interval
+from genzoo.metrics.neighbours import nearest
 from genzoo.metrics.protocol import Protocol, images_sha256, short_hash
+from genzoo.metrics.reference import Reference, reference_of
+from genzoo.metrics.scores import OnFeatures, ScoreFunction, Scores
 
-Scores = dict[str, dict[str, float]]  # "FD-digits" -> {"value", "n"}
+GALLERY = 256  # generated images that are kept, each with its nearest training image
+Splits = Mapping[str, Tensor]
+Rows = dict[str, dict[str, Any]]  # printed name -> {"value", "n", "repeats", "ci95", ...}
 
 
 class Evaluation(NamedTuple):
-    """record: what metrics.json holds of it (protocol, protocol_id, scores, calibration), plain JSON values;
-    fakes: the scored images, uint8 (n, C, H, W) on the host; seconds: that drawing them took."""
+    """record: what metrics.json holds of it, plain JSON values; fakes: the first set of scored images, uint8
+    (n, C, H, W); neighbours: the training images nearest to its first 256, distances: (k,) to these; None where
+    no feature was asked for."""
 
     record: dict[str, Any]
     fakes: Tensor
-    seconds: float
+    neighbours: Tensor | None = None
+    distances: Tensor | None = None
 
 
 def evaluate(
     sample: Callable[[int], Tensor],
-    splits: Mapping[str, Tensor],
+    splits: Splits,
     extractor: nn.Module,
     dataset: str,
+    scores: Mapping[str, ScoreFunction],
+    likelihoods: Callable[..., list[dict[str, Any]]] | None = None,
     reference: str = "train",
     n: int | None = None,
+    sets: int = 1,
+    n_likelihood: int = 1000,
+    estimates: bool = True,
     batch_size: int = 256,
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Evaluation:
-    """Draw n images with `sample` and score them against the real images of the split `reference`.
+    """Draw images with `sample` and score them against the real images of the split `reference`.
 
     sample: takes a number of images, gives (that many, C, H, W) in [-1, 1].
-    splits: holds `reference` and "test"; uint8 images (N, C, H, W), or points in [-1, 1].
-    extractor: one of `genzoo.metrics.features`, on the device to compute on, which must know float64.
-    n: None takes as many as the test split has, at most 10,000. batch_size: images at a time.
-    Raises ValueError for a split that is not there, and for non-finite samples.
+    splits: "train", "test", perhaps "val"; uint8 images (N, C, H, W), or points in [-1, 1].
+    extractor: one of `genzoo.metrics.features` or any module, on the device to compute on.
+    scores: functions of `genzoo.metrics.scores`.
+    likelihoods: `genzoo.metrics.likelihood.bits_per_dim_rows` of a model, asked for up to n_likelihood test images.
+    n: images of a set; None takes as many as the test split has, at most 10,000. sets: disjoint sets, each scored
+    by itself; the value is their mean and every one is kept.
+    estimates: of the likelihood, also where there is a bound. batch_size: images at a time. Neither changes a score.
+    Raises ValueError for a split that is not there, and for samples, features or densities that are not finite.
     """
-    if missing := {reference, "test"} - set(splits):
-        raise ValueError(f"evaluate needs the split {min(missing)!r} but got {sorted(splits)}.")
-    real, test = quantised(splits[reference]), quantised(splits["test"])
+    extractor, images = identified(extractor), {name: quantised(split) for name, split in splits.items()}
     protocol = Protocol(
+        **described(images, reference),
         dataset=dataset,
-        dataset_sha256=images_sha256(real),
-        image_shape=tuple(real.shape[1:]),
-        reference=reference,
-        n_real=len(real),
-        n_fake=min(len(test), 10_000) if n is None else n,
+        n_fake=min(len(images["test"]), 10_000) if n is None else n,
+        sets=sets,
+        n_likelihood=min(n_likelihood, len(images["test"])),
         features=extractor.name,
         features_sha256=extractor.sha256,
+        scores={name: settings_of(score) for name, score in scores.items()},
         seed=seed,
     )
-    fakes, seconds = draw(sample, protocol.n_fake, batch_size, seed)
-    statistics = reference_statistics(real, extractor, cache_dir, batch_size)
+    compare = partial(compared, extractor=extractor, functions=scores, batch_size=batch_size)
+    against = partial(reference_of, images, extractor, reference, cache_dir=cache_dir, batch_size=batch_size)
+    real = against(held_out="test")
+    fakes = draw(sample, sets * protocol.n_fake, batch_size, seed).split(protocol.n_fake)
+    held_out = chosen(splits["test"], protocol.n_likelihood, seed)
+    densities = likelihoods(held_out, batch_size, seed, estimates) if likelihoods and len(held_out) else []
     record = {
         "protocol": json.loads(json.dumps(asdict(protocol))),
         "protocol_id": protocol.protocol_id,
-        "scores": scores(fakes, statistics, extractor, batch_size),
-        "calibration": calibration(test, statistics, extractor, protocol, cache_dir, batch_size),
+        "scores": combined([compare(fake, real) for fake in fakes], protocol.n_fake) | tightest(densities),
+        "likelihoods": densities,
+        "calibration": calibration(images, compare, against, protocol, cache_dir),
     }
-    return Evaluation(record, fakes, seconds)
-
-
-def draw(sample: Callable[[int], Tensor], n: int, batch_size: int, seed: int) -> tuple[Tensor, float]:
-    """n samples as uint8 (n, C, H, W) on the host, and the seconds that sampling took.
-
-    torch's global generators are seeded for the draw and left afterwards as they were.
-    Raises ValueError if a sample holds NaN or infinity.
-    """
-    batches = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-        torch.manual_seed(seed)
-        start = time.perf_counter()
-        for first in tqdm(range(0, n, batch_size), desc="sampling", leave=False, disable=None):
-            x = finite(sample(min(batch_size, n - first)))
-            batches.append(to_uint8(x).cpu())  # which waits for the device, so that the clock is right
-        seconds = time.perf_counter() - start
-    return torch.cat(batches), seconds
-
-
-def finite(x: Tensor) -> Tensor:
-    """x (n, ...) itself; raises ValueError if any of its n samples holds NaN or infinity."""
-    bad = int((~x.isfinite()).flatten(1).any(1).sum())
-    if bad:
-        raise ValueError(
-            f"{bad} of {len(x)} samples hold NaN or infinity, so they have no score: "
-            "train with a smaller learning rate or tighter gradient clipping."
-        )
-    return x
+    return Evaluation(record, fakes[0], *neighbours_of(fakes[0][:GALLERY], images["train"], real, extractor))
 
 
 def quantised(x: Tensor) -> Tensor:
@@ -108,80 +99,96 @@ def quantised(x: Tensor) -> Tensor:
     return to_uint8(x) if x.is_floating_point() else x
 
 
-def reference_statistics(
-    images: Tensor, extractor: nn.Module, cache_dir: str | Path | None = None, batch_size: int = 256
-) -> dict[str, Tensor]:
-    """The real half of the state of torchmetrics' FID (float64 sums, count) of uint8 images (N, C, H, W).
-
-    Kept in `cache_folder(cache_dir)` by the content of the images and of the extractor's weights.
-    """
-    key = short_hash([images_sha256(images), extractor.name, extractor.sha256])
-    path = cache_folder(cache_dir) / f"reference-{key}.safetensors"
-    try:
-        statistics = load(path.read_bytes())
-        if statistics["real_features_num_samples"] == len(images):
-            return statistics
-    except (OSError, SafetensorError, KeyError):
-        pass  # absent or damaged: compute it
-    fid = new_fid(extractor)
-    update(fid, images, real=True, batch_size=batch_size)
-    statistics = {name: value.cpu() for name, value in fid.metric_state.items() if name.startswith("real_")}
-    write_atomically(path, save(statistics))
-    return statistics
+def described(images: Splits, reference: str) -> dict[str, Any]:
+    """What a protocol holds of the real images. Raises ValueError for a split that is not there."""
+    if missing := {reference, "train", "test"} - set(images):
+        raise ValueError(f"evaluate needs the split {min(missing)!r} but got {sorted(images)}.")
+    return {
+        "dataset_sha256": images_sha256(images[reference]),
+        "train_sha256": images_sha256(images["train"]),
+        "test_sha256": images_sha256(images["test"]),
+        "image_shape": tuple(images["test"].shape[1:]),
+        "reference": reference,
+        "n_real": len(images[reference]),
+    }
 
 
-def fid_score(fake: Tensor, reference: Mapping[str, Tensor], extractor: nn.Module, batch_size: int = 256) -> float:
-    """torchmetrics' Fréchet distance of uint8 images (n, C, H, W) from `reference_statistics`, in float64.
+def settings_of(score: Callable[..., Scores]) -> dict[str, Any]:
+    """A score function's name and the settings that `functools.partial` has bound to it."""
+    function = getattr(score, "func", score)
+    return {"function": function.__name__, **getattr(score, "keywords", {})}
+
+
+def chosen(images: Tensor, n: int, seed: int) -> Tensor:
+    """n of the images at random, since some sources list theirs class by class; torch's generators are left alone."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[order[:n]]
+
+
+def compared(
+    images: Tensor, real: Reference, extractor: nn.Module, functions: Mapping[str, ScoreFunction], batch_size: int = 256
+) -> Scores:
+    """Every score of uint8 images (n, C, H, W).
 
     Raises ValueError for fewer than two images, which have no covariance.
     """
-    if len(fake) < 2:
-        raise ValueError(f"A Fréchet distance needs 2 images or more, got {len(fake)}: raise metrics.n.")
-    fid = new_fid(extractor)
-    update(fid, fake, real=False, batch_size=batch_size)
-    for name, value in reference.items():
-        setattr(fid, name, value.to(fid.device))
-    fid.orig_dtype = torch.float64  # else compute() rounds its float64 result to the features' float32
-    return fid.compute().item()
+    if len(images) < 2:
+        raise ValueError(f"Scores compare distributions, and {len(images)} image has none: raise metrics.n.")
+    features = extract(images, extractor, batch_size).to(real.real.device)
+    scores: Scores = {}
+    for function in functions.values():
+        metric = OnFeatures(function, real).to(features.device)
+        metric.update(features)
+        scores |= metric.compute()
+    return scores
 
 
-def scores(fake: Tensor, reference: Mapping[str, Tensor], extractor: nn.Module, batch_size: int = 256) -> Scores:
-    """Every score of uint8 images (n, C, H, W), each under its printed name."""
-    value = fid_score(fake, reference, extractor, batch_size)
-    return {extractor.name: {"value": value, "n": len(fake)}}
+def combined(sets: Sequence[Scores], n: int) -> Rows:
+    """The mean of each score over disjoint sets of n images and every repeat; of a single set its own interval."""
+    rows = {}
+    for name, score in sets[0].items():
+        repeats = [found[name].value for found in sets]
+        row = {"value": statistics.fmean(repeats), "n": n, "repeats": repeats, "ci95": score.ci95, **score.details}
+        if len(sets) > 1:
+            _, row["std"], row["ci95"] = repeats_interval(repeats)
+        rows[name] = {key: list(part) if key == "ci95" else part for key, part in row.items() if part is not None}
+    return rows
 
 
-def new_fid(extractor: nn.Module) -> FrechetInceptionDistance:
-    """An empty metric around the extractor, on its device, for the images of this process alone."""
-    device = next((p.device for p in extractor.parameters()), torch.device("cpu"))
-    return FrechetInceptionDistance(feature=extractor, sync_on_compute=False).to(device)
-
-
-def update(fid: FrechetInceptionDistance, images: Tensor, real: bool, batch_size: int) -> None:
-    """Add uint8 images (n, C, H, W) to the real or the fake half of the metric's state."""
-    for batch in tqdm(images.split(batch_size), desc="features", leave=False, disable=None, delay=1):
-        fid.update(batch.to(fid.device), real=real)
+def tightest(densities: Sequence[dict[str, Any]]) -> Rows:
+    """The best bound or the exact value as the score bits/dim; an estimate only where there is nothing else."""
+    bounds = [row for row in densities if row["kind"] != "estimate"] or densities
+    return {"bits/dim": min(bounds, key=lambda row: row["value"])} if bounds else {}
 
 
 def calibration(
-    test: Tensor,
-    reference: Mapping[str, Tensor],
-    extractor: nn.Module,
+    images: Splits,
+    compare: Callable[[Tensor, Reference], Scores],
+    against: Callable[..., Reference],
     protocol: Protocol,
     cache_dir: str | Path | None = None,
-    batch_size: int = 256,
-) -> dict[str, Scores]:
-    """Scores of `control_images`: held-out real images (the floor), uniform noise, blurred real images.
+) -> dict[str, Rows]:
+    """Scores of `control_images`, which follow from the protocol and the images and so are kept on disk.
 
-    test: uint8 (N, C, H, W); n_fake of them are taken, or all. The rows depend on `protocol` and `test`
-    alone, so they are kept beside the reference statistics.
+    Test images are held against validation images where a sample is held against test images.
     """
-    path = cache_folder(cache_dir) / f"calibration-{short_hash([asdict(protocol), images_sha256(test)])}.json"
+    unlike = {"sets": 1, "n_likelihood": 0}  # what these rows do not depend on
+    others = [images_sha256(images[name]) for name in sorted(images)]
+    path = cache_folder(cache_dir) / f"calibration-{short_hash([asdict(protocol) | unlike, others])}.json"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         pass  # absent or damaged: compute it
-    controls = control_images(test, protocol.n_fake, protocol.seed)
-    rows = {row: scores(images, reference, extractor, batch_size) for row, images in controls.items()}
+    held_out = {"real test": "val"} if "val" in images else {}
+    rows = {
+        row: combined([compare(control, against(held_out=held_out.get(row, "test")))], len(control))
+        for row, control in control_images(images, protocol.n_fake, protocol.seed).items()
+    }
     write_atomically(path, json.dumps(rows).encode())
     return rows
+
+
+def neighbours_of(fakes: Tensor, train: Tensor, real: Reference, extractor: nn.Module) -> tuple[Tensor, Tensor]:
+    """The training image (k, C, H, W) nearest to each of the fakes, uint8 (k, C, H, W), and its distance (k,)."""
+    distances, index = nearest(extract(fakes, extractor).to(real.train.device), real.train)
+    return train[index[:, 0].cpu()], distances[:, 0].cpu()

@@ -1,12 +1,14 @@
-"""python -m genzoo.metrics.train_features data=digits: train a shipped feature extractor again.
+"""python -m genzoo.metrics.train_features data=digits: train a classifier whose features measure distances.
 
-Prints the accuracy on the test split, which training never sees, and writes a file that
-`features.load_classifier` reads.
+The shipped ones again, or that of CIFAR-10, which genzoo does not ship. Prints the accuracy on the test split,
+which training never sees, and writes a file that `classifier.load_classifier` reads.
 """
 
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +18,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from genzoo.metrics.features import Classifier, file_sha256
+from genzoo.metrics.classifier import Classifier, cifar10_file
+from genzoo.metrics.frozen import file_sha256
 from genzoo.metrics.protocol import images_sha256
 
-USAGE = "usage: python -m genzoo.metrics.train_features data=digits|fashion_mnist [out=FILE.safetensors]"
+USAGE = (
+    "usage: python -m genzoo.metrics.train_features data=digits|fashion_mnist|cifar10 "
+    "[data.path=FOLDER] [out=FILE.safetensors]"
+)
+Augment = Callable[[Tensor], Tensor]
 
 
 class Split(NamedTuple):
-    """x: uint8 (N, 1, H, W); y: int64 (N,) class ids."""
+    """x: uint8 (N, C, H, W); y: int64 (N,) class ids."""
 
     x: Tensor
     y: Tensor
@@ -39,15 +46,20 @@ def jitter(x: Tensor, shift: float, turn: float, zoom: float) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def train(net: Classifier, data: Split, epochs: int, shift: float, batch_size: int = 64) -> None:
-    """AdamW on a one-cycle schedule, cross-entropy with smoothed labels, jittered images."""
-    x, batches = net.prepare(data.x), len(data.x) // batch_size
+def mirrored(x: Tensor) -> Tensor:
+    """Each image (n, C, H, W), or with probability 1/2 its mirror image."""
+    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+
+
+def train(net: Classifier, data: Split, epochs: int, augment: Augment, batch_size: int = 64) -> None:
+    """AdamW on a one-cycle schedule, cross-entropy with smoothed labels, augmented images."""
+    batches = len(data.x) // batch_size
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * batches)
     net.train()
     for _ in tqdm(range(epochs), desc="epochs", disable=None):
-        for index in torch.randperm(len(x))[: batches * batch_size].split(batch_size):
-            logits = net.logits(jitter(x[index], shift, turn=0.15, zoom=0.1))
+        for index in torch.randperm(len(data.x))[: batches * batch_size].split(batch_size):
+            logits = net.logits(augment(net.prepare(data.x[index])))
             optimizer.zero_grad()
             F.cross_entropy(logits, data.y[index], label_smoothing=0.05).backward()
             optimizer.step()
@@ -63,12 +75,13 @@ def accuracy(net: Classifier, data: Split) -> float:
 
 
 def make(
-    architecture: dict[str, Any], train_data: Split, test_data: Split, epochs: int, shift: float, out: Path
+    architecture: dict[str, Any], train_data: Split, test_data: Split, epochs: int, augment: Augment, out: Path
 ) -> float:
     """Train `Classifier(**architecture)` from seed 0 and write it to `out`; returns its test accuracy."""
+    out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made says so before the training
     torch.manual_seed(0)
     net = Classifier(**architecture)
-    train(net, train_data, epochs, shift)
+    train(net, train_data, epochs, augment)
     score = accuracy(net, test_data)
     made_from = {
         "architecture": architecture,
@@ -76,7 +89,6 @@ def make(
         "train_images_sha256": images_sha256(train_data.x),
         "test_images_sha256": images_sha256(test_data.x),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     # One key, since safetensors writes several in random order and the file's hash would change each time.
     save_file(net.state_dict(), out, {"genzoo": json.dumps(made_from)})
     return score
@@ -88,27 +100,63 @@ def make_digits(out: Path) -> float:
 
     data = digits()
     net = {"size": 8, "channels": [32, 64], "num_features": 32, "num_classes": 10, "name": "FD-digits"}
-    return make(net, Split(*data.train), Split(*data.test), epochs=60, shift=0.15, out=out)
+    augment = partial(jitter, shift=0.15, turn=0.15, zoom=0.1)
+    return make(net, Split(*data.train), Split(*data.test), epochs=60, augment=augment, out=out)
 
 
-def make_fashion_mnist(out: Path) -> float:
-    """About eight minutes on one CPU core; the images lie where conf/data/fashion_mnist.yaml says."""
+def make_fashion_mnist(out: Path, path: str | None = None) -> float:
+    """About eight minutes on one CPU core; the images lie in `path`, else where conf/data/fashion_mnist.yaml says."""
     from genzoo.data.idx import fashion_mnist
 
-    data = fashion_mnist(os.environ.get("GENZOO_DATA", "~/.cache/genzoo/data") + "/fashion_mnist")
+    data = fashion_mnist(path or os.environ.get("GENZOO_DATA", "~/.cache/genzoo/data") + "/fashion_mnist")
     net = {"size": 28, "channels": [16, 32, 64], "num_features": 64, "num_classes": 10, "name": "FD-fashion"}
-    return make(net, Split(*data.train), Split(*data.test), epochs=8, shift=0.07, out=out)
+    augment = partial(jitter, shift=0.07, turn=0.15, zoom=0.1)
+    return make(net, Split(*data.train), Split(*data.test), epochs=8, augment=augment, out=out)
+
+
+def make_cifar10(out: Path, path: str | None = None) -> float:
+    """About twelve minutes on one CPU core; parquet files in the folder `path`, else from the hub.
+
+    It gets 83% of the test images right. It learns from all 50,000 training images, those included that genzoo
+    validates models on.
+    """
+    from genzoo.data.hub import hub
+
+    data = hub((3, 32, 32), repo="uoft-cs/cifar10", path=path)
+    seen = Split(*(torch.cat(parts) for parts in zip(data.train, data.val, strict=True)))
+    net = {
+        "size": 32,
+        "channels": [16, 32, 64, 128],
+        "num_features": 128,
+        "num_classes": 10,
+        "name": "FD-cifar10",
+        "in_channels": 3,
+    }
+    return make(net, seen, Split(*data.test), epochs=10, augment=shifted_and_mirrored, out=out)
+
+
+def shifted_and_mirrored(x: Tensor) -> Tensor:
+    """For small photographs: up to two pixels of 32, a few degrees, and the mirror."""
+    return mirrored(jitter(x, shift=0.125, turn=0.1, zoom=0.1))
 
 
 def main(arguments: list[str]) -> None:
-    """Raises SystemExit with the usage for any argument it does not know."""
-    makers = {"digits": make_digits, "fashion_mnist": make_fashion_mnist}
+    """Raises SystemExit with the usage for any argument it does not know, with one sentence for missing data."""
     options = dict(argument.partition("=")[::2] for argument in arguments)
-    name = options.get("data")
-    if name not in makers or not options.keys() <= {"data", "out"}:
+    name, path = options.get("data"), options.get("data.path")
+    makers = {
+        "digits": make_digits,
+        "fashion_mnist": partial(make_fashion_mnist, path=path),
+        "cifar10": partial(make_cifar10, path=path),
+    }
+    if name not in makers or not options.keys() <= {"data", "out", "data.path"} or (name == "digits" and path):
         raise SystemExit(USAGE)
-    out = Path(options.get("out") or f"outputs/features/{name}.safetensors")
-    score = makers[name](out)
+    default = cifar10_file() if name == "cifar10" else Path(f"outputs/features/{name}.safetensors")
+    out = Path(options.get("out") or default)
+    try:
+        score = makers[name](out)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise SystemExit(f"genzoo: {error}") from error
     print(f"{out}: test accuracy {score:.2%}, {out.stat().st_size / 1e6:.2f} MB, sha256 {file_sha256(out)}")
 
 

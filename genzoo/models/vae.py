@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from genzoo.generator import Batch, Generator, OptimizerFactory, bits_per_dim, refuse_classes
+from genzoo.generator import (
+    Batch,
+    Generator,
+    Likelihood,
+    OptimizerFactory,
+    bits_per_dim,
+    dequantise,
+    refuse_classes,
+)
 
 
 class VAE(Generator):
@@ -17,7 +26,7 @@ class VAE(Generator):
     beta: weight of the KL term, reached linearly over the first `warmup` images.
     mixture: components of a Gaussian mixture fitted to the aggregate posterior after training, to draw z from
         instead of N(0, I) (Ghosh et al. 2020); 0 keeps N(0, I).
-    particles: k of the importance-weighted bound that `log_prob` gives; 1 is the ELBO (Burda et al. 2016).
+    particles: k of the importance-weighted bound that `log_prob` gives; 1 is the ELBO.
     """
 
     likelihood = "lower bound"
@@ -74,12 +83,27 @@ class VAE(Generator):
             "bits_per_dim": bits_per_dim(-(reconstruction + kl).detach(), 1),
         }
 
-    @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        """(n,) nats: log of the mean of p(x | z) p(z) / q(z | x) over `particles` draws of z."""
+        """(n,) nats: the importance-weighted bound with `particles` draws of z."""
+        return self.importance_bound(x, self.particles)
+
+    def likelihoods(self) -> list[Likelihood]:
+        """The ELBO and, for two particles or more, the tighter bound."""
+        elbo = Likelihood(self.likelihood, "ELBO", partial(self.importance_bound, particles=1))
+        if self.particles == 1:
+            return [elbo]
+        return [elbo, Likelihood(self.likelihood, f"IWAE-{self.particles}", self.log_prob)]
+
+    @torch.no_grad()
+    def importance_bound(self, x: Tensor, particles: int) -> Tensor:
+        """log of the mean of p(x | z) p(z) / q(z | x) over draws of z ~ q, (n,) nats (Burda et al. 2016, equation 8).
+
+        q sees the 8-bit image x, the head the dequantised one: no narrow head gains by the levels' being discrete.
+        """
         mu, log_var = self.posterior(x)
-        log_w = torch.stack([self.log_weight(x, mu, log_var) for _ in range(self.particles)])  # (k, n)
-        return torch.logsumexp(log_w, dim=0) - math.log(self.particles)
+        x = dequantise(x)
+        log_w = torch.stack([self.log_weight(x, mu, log_var) for _ in range(particles)])  # (k, n)
+        return torch.logsumexp(log_w, dim=0) - math.log(particles)
 
     def log_weight(self, x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
         """log p(x | z) + log p(z) - log q(z | x) at one z ~ q, (n,)."""

@@ -6,11 +6,13 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from genzoo.diffusion.samplers import ddim, ddpm
 from genzoo.diffusion.schedules import cosine, linear
-from genzoo.generator import HasSampler
+from genzoo.generator import HasLikelihood, HasLikelihoods, HasSampler
 from genzoo.models.ddpm import DDPM
+from genzoo.nets.mlp import Denoiser
 
 
 class Answer(nn.Module):
@@ -33,7 +35,8 @@ class Point(nn.Module):
         self.x0, self.alpha_bar = x0, alpha_bar
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha_bar = self.alpha_bar[t].view(-1, 1, 1, 1)
+        assert torch.equal(t, t.round())  # losses and samplers stay on the training grid
+        alpha_bar = self.alpha_bar[t.long()].view(-1, 1, 1, 1)
         return ((x - alpha_bar.sqrt() * self.x0) / (1 - alpha_bar).sqrt()).float()
 
 
@@ -42,12 +45,13 @@ def model(net: nn.Module, schedule=linear, sampler=ddim, steps: int = 10) -> DDP
 
 
 @pytest.mark.parametrize("schedule", [linear, cosine])
-def test_nearest_step_inverts_sigmas(schedule) -> None:
+def test_step_of_inverts_sigmas(schedule) -> None:
     m = model(nn.Identity(), schedule)
-    assert torch.equal(m.nearest_step(m.sigmas), torch.arange(1000))
-    for off in (0.9999, 1.0001):
-        assert torch.equal(m.nearest_step(m.sigmas * off), torch.arange(1000))
-    assert m.nearest_step(torch.tensor([0.0, 1e9])).tolist() == [0, 999]
+    assert torch.equal(m.step_of(m.sigmas), torch.arange(1000.0))
+    assert torch.equal(m.step_of(m.sigmas.double()), torch.arange(1000.0).double())
+    halfway = torch.sqrt(m.sigmas.double()[1:] * m.sigmas.double()[:-1])
+    torch.testing.assert_close(m.step_of(halfway), torch.arange(999.0).double() + 0.5, rtol=0, atol=1e-4)
+    assert m.step_of(torch.tensor([0.0, 1e9])).tolist() == [0, 999]
 
 
 def test_denoise_with_a_perfect_net_gives_x0() -> None:
@@ -57,7 +61,7 @@ def test_denoise_with_a_perfect_net_gives_x0() -> None:
     torch.testing.assert_close(m.denoise(x0 + sigma * noise, sigma), x0, rtol=0, atol=1e-12)
     assert torch.equal(m.net.t, torch.arange(1000))
     # what the net saw is x_t of equation 4
-    torch.testing.assert_close(m.net.x, m.diffuse(x0, m.net.t, noise), rtol=0, atol=1e-5)  # float32 buffers
+    torch.testing.assert_close(m.net.x, m.diffuse(x0, m.net.t.long(), noise), rtol=0, atol=1e-5)  # float32 buffers
 
 
 def test_denoise_clips_and_takes_one_sigma_for_all() -> None:
@@ -66,6 +70,15 @@ def test_denoise_clips_and_takes_one_sigma_for_all() -> None:
     x0 = m.denoise(x, torch.tensor(2.0))
     assert (x0[0] == 1).all() and (x0[1] == -0.5).all()
     torch.testing.assert_close(m.net.x, x / math.sqrt(5))
+
+
+def test_predict_is_unclipped_and_continuous() -> None:
+    m = model(Denoiser((1, 4, 6), width=8)).double()
+    x = 3 * torch.randn(1, 1, 4, 6).double()
+    assert m.predict(x, torch.tensor(0.5)).abs().max() > 1
+    assert torch.equal(m.denoise(x, torch.tensor(0.5)), m.predict(x, torch.tensor(0.5)).clamp(-1, 1))
+    sigma = torch.linspace(0.4, 0.6, 20_001).double()[:, None, None, None]  # across many steps of the grid
+    assert m.predict(x.expand(20_001, -1, -1, -1), sigma).diff(dim=0).abs().max() < 1e-3
 
 
 def test_loss_is_the_mean_squared_error_of_the_noise() -> None:
@@ -106,6 +119,70 @@ def test_the_sampler_can_be_exchanged() -> None:
     m.net.register_forward_hook(lambda *_: calls.append(1))
     m.sample(2)
     assert len(calls) == m.nfe
+
+
+class GaussianNoise(nn.Module):
+    """The exact noise predictor of data N(0.1, 0.3^2), which also knows what lies between the steps."""
+
+    def __init__(self, sigmas: Tensor) -> None:
+        super().__init__()
+        self.log_sigmas = sigmas.log()
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        below = t.long().clamp(max=len(self.log_sigmas) - 2)
+        sigma = torch.lerp(self.log_sigmas[below], self.log_sigmas[below + 1], t - below).exp().view(-1, 1, 1, 1)
+        x = x_t * torch.sqrt(1 + sigma**2)
+        return (x - (0.3**2 * x + sigma**2 * 0.1) / (0.3**2 + sigma**2)) / sigma
+
+
+@pytest.fixture
+def gaussian() -> DDPM:
+    m = model(nn.Identity()).double()
+    m.net = GaussianNoise(m.sigmas)
+    return m
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 4, 6)])
+def test_likelihoods_of_gaussian_data(gaussian: DDPM, shape: tuple[int, int, int]) -> None:
+    """Both ways against N(0.1, 0.3^2): exact and Hutchinson's trace, and a bound whose gap the coarse steps explain."""
+    x = ((Normal(0.1, 0.3).sample((400, *shape)) * 127.5 + 128).floor().clamp(0, 255) / 127.5 - 1).double()
+    gaussian.image_shape = shape
+    assert isinstance(gaussian, HasLikelihood) and isinstance(gaussian, HasLikelihoods)
+    assert gaussian.likelihood == "lower bound"
+    bound, ode = gaussian.likelihoods()
+    trace = "exact trace" if shape == (1, 2, 3) else "Hutchinson trace, 1 probe"
+    assert bound[:2] == ("lower bound", "VLB, 25 of 999 terms")
+    assert ode[:2] == ("estimate", f"probability-flow ODE, RK45, tolerance 0.0001, {trace}")
+    # at the smallest sigma the data have that much noise more; the bins are too narrow to matter
+    sigma_min = gaussian.sigmas[0].item()
+    log_p = Normal(0.1, math.hypot(0.3, sigma_min)).log_prob(x).sum((1, 2, 3))
+    d = math.prod(shape)
+    assert (ode.log_prob(x) - log_p).mean().item() == pytest.approx(0, abs=0.003 * d)
+    gap = (log_p - bound.log_prob(x)) / d
+    waste = sum(0.5 * (r**2 - 1) - math.log(r) for r in (gaussian.sigmas[1:] / gaussian.sigmas[:-1]).tolist()[:300])
+    assert gap.mean().item() == pytest.approx(waste, abs=0.1)
+    assert gap.mean() > 0
+
+
+def test_the_ode_starts_from_the_dequantised_image(gaussian: DDPM) -> None:
+    seen = []
+    gaussian.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    x = (torch.randint(256, (500, 1, 4, 6)) / 127.5 - 1).double()
+    gaussian.ode_log_prob(x)
+    x_t, t = seen[0]
+    moved = (x_t * torch.sqrt(1 + gaussian.sigmas[0] ** 2) - x) * 127.5
+    assert not t.any()
+    assert moved.abs().max() <= 0.5 + 1e-9 and moved.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.02)
+
+
+def test_bound_takes_all_steps_where_there_are_few() -> None:
+    m = model(nn.Identity(), partial(linear, 20))
+    m.net = GaussianNoise(m.sigmas)
+    assert m.likelihoods()[0].method == "VLB, 19 of 19 terms"
+    calls = []
+    m.net.register_forward_hook(lambda *_: calls.append(1))
+    assert m.log_prob(torch.zeros(3, 1, 4, 6)).isfinite().all()
+    assert len(calls) == 20  # and the reconstruction's
 
 
 def test_refusals() -> None:

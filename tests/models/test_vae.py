@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
+from genzoo.generator import HasLikelihoods, bits_per_dim
 from genzoo.models.vae import VAE, kl_to_standard_normal, reparameterise
-from genzoo.nets.heads import Gaussian
+from genzoo.nets.heads import Bernoulli, DiscretisedLogistics, Gaussian
 
 SHAPE, D, LATENT, SIGMA = (1, 2, 3), 6, 3, 0.4
 
@@ -80,6 +81,13 @@ def rounded_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.SIGMA", Gaussian(SIGMA).double().log_sigma.exp().item())
 
 
+@pytest.fixture
+def continuous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that are no 8-bit levels, whose density is asked for where they are."""
+    monkeypatch.setattr("genzoo.models.vae.dequantise", lambda x: x)
+
+
+@pytest.mark.usefixtures("continuous")
 def test_log_prob_is_the_evidence_at_any_z(weights) -> None:
     x = evidence(weights).sample((50,))
     log_p = evidence(weights).log_prob(x)
@@ -107,6 +115,7 @@ def test_elbo_is_the_evidence(weights, monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(-D * parts - log_p) < 1e-10
 
 
+@pytest.mark.usefixtures("continuous")
 def test_another_posterior_is_a_lower_bound_that_particles_tighten(weights) -> None:
     x = evidence(weights).sample((400,))
     log_p, images = evidence(weights).log_prob(x).mean(), x.view(-1, *SHAPE)
@@ -116,6 +125,66 @@ def test_another_posterior_is_a_lower_bound_that_particles_tighten(weights) -> N
     gap = LATENT * 0.5 * (3.0 - 1 - math.log(3.0))
     assert float(log_p - bounds[0]) == pytest.approx(gap, abs=0.3)
     assert float(log_p - bounds[2]) == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.usefixtures("continuous")
+def test_many_particles_give_the_evidence(weights) -> None:
+    x = evidence(weights).sample((10,))
+    log_p, model = evidence(weights).log_prob(x), linear_vae(weights, wider=3.0)
+    bound = model.importance_bound(x.view(-1, *SHAPE), 3000)
+    assert (bound - log_p).abs().max() < 0.1
+    assert (model.importance_bound(x.view(-1, *SHAPE), 1) - log_p).abs().max() > 0.5
+
+
+def test_likelihoods_name_their_bounds(weights) -> None:
+    x = evidence(weights).sample((5,)).view(-1, *SHAPE)
+    model = linear_vae(weights, wider=3.0, particles=7)
+    assert isinstance(model, HasLikelihoods)
+    assert [way[:2] for way in model.likelihoods()] == [("lower bound", "ELBO"), ("lower bound", "IWAE-7")]
+    for way, particles in zip(model.likelihoods(), (1, 7)):
+        torch.manual_seed(4)
+        value = way.log_prob(x)
+        torch.manual_seed(4)
+        assert torch.equal(value, model.importance_bound(x, particles))
+    model.particles = 1
+    assert [way.method for way in model.likelihoods()] == ["ELBO"]
+
+
+class Constant(nn.Module):
+    """A decoder that says one thing, or an encoder that says N(0, I)."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.expand(len(x), *self.value.shape)
+
+
+def blind_vae(head: nn.Module, out: Tensor) -> VAE:
+    """p(x | z) is the head's distribution of `out` whatever z."""
+    nets = {"encoder": lambda out_features: Constant(torch.zeros(2)), "decoder": lambda **_: Constant(out)}
+    return VAE(SHAPE, torch.optim.SGD, head=head, latent_dim=1, particles=3, **nets)
+
+
+def test_no_gaussian_gains_by_the_levels_being_discrete() -> None:
+    """Of a constant image, known to the head: the best sigma is the bin's own deviation, at log2(2 pi e / 12) / 2."""
+    x = torch.full((4000, *SHAPE), 51 / 127.5 - 1)
+    for ratio in (0.03, 0.3, 1.0, 3.0, 30.0):
+        model = blind_vae(Gaussian(ratio / 127.5 / math.sqrt(12)), x[0])
+        bits = bits_per_dim(model.log_prob(x), D)
+        expected = math.log2(ratio * math.sqrt(2 * math.pi * math.e / 12)) + (ratio**-2 - 1) / (2 * math.log(2))
+        assert expected > 0.25
+        assert bits.mean().item() == pytest.approx(expected, abs=4 * bits.std().item() / math.sqrt(4000), rel=1e-3)
+
+
+@pytest.mark.parametrize("head", [DiscretisedLogistics(2), Bernoulli()], ids=["logistics", "bernoulli"])
+def test_discrete_heads_see_the_same_level_anywhere_in_its_bin(head: nn.Module) -> None:
+    out = torch.randn(head.parameters_of(1), 2, 3, dtype=torch.float64)
+    x = (torch.arange(256).double() / 127.5 - 1).view(-1, 1, 1, 1).expand(-1, *SHAPE)
+    expected = head.log_prob(x, out.expand(256, -1, -1, -1))
+    for _ in range(3):
+        torch.testing.assert_close(blind_vae(head, out).double().log_prob(x), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_kl_is_that_of_torch_distributions() -> None:

@@ -1,0 +1,145 @@
+"""What a model costs: parameters, multiply-adds, seconds and bytes, measured after a warm-up and synchronised."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from genzoo.generator import Generator
+
+Sample = Callable[[int], Tensor]
+aten = torch.ops.aten
+FORMULAS = flop_registry | {  # the CPU's attention, which torch has no formula for, has the GPU's
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
+}
+BATCHES = (1, 4, 16, 64, 256, 1024)
+
+
+class Speed(NamedTuple):
+    """latency: seconds for one image alone; seconds_per_image: in batches of `batch`, the best of those tried."""
+
+    latency: float
+    seconds_per_image: float
+    batch: int
+
+
+def cost(model: Generator, training_seconds: float, training_multiply_adds: float | None) -> dict[str, Any]:
+    """The section `cost` of metrics.json: plain numbers, seconds and bytes; training_multiply_adds: of one image."""
+    speed = sampling_speed(model.sample, model.device)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "images_seen": model.images_seen,
+        "training_seconds": training_seconds,
+        "images_per_second": model.images_seen / training_seconds if training_seconds else None,
+        "training_multiply_adds_per_image": training_multiply_adds,
+        "peak_memory_bytes": peak_memory(model.device),
+        **sampling_cost(model, speed),
+        "device": device_name(model.device),
+    }
+
+
+def sampling_cost(model: Generator, speed: Speed) -> dict[str, Any]:
+    """The part of `cost` that another sampler changes."""
+    return {
+        "sampling_multiply_adds_per_image": multiply_adds(lambda: model.sample(1)),
+        "sampling_seconds_per_image": speed.seconds_per_image,
+        "sampling_batch": speed.batch,
+        "latency_seconds": speed.latency,
+        "nfe": model.nfe,
+    }
+
+
+class Counter(TorchDispatchMode):
+    """Inside, adds up the FLOPs of convolutions, products of matrices and attention by torch's formulas.
+
+    torch's own FlopCounterMode also follows modules by hooks, which do not survive a gradient of a gradient.
+    """
+
+    flops: float = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if parts is NotImplemented else parts
+        out = func(*args, **kwargs)
+        self.flops += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def multiply_adds(work: Callable[[], object]) -> float:
+    """Multiply-adds of `work`, two FLOPs each; torch's random generators are left as they were."""
+    with torch.random.fork_rng(), Counter() as counter:
+        work()
+    return counter.flops / 2
+
+
+def sampling_speed(sample: Sample, device: torch.device, patience: float = 2.0) -> Speed:
+    """Seconds for an image alone, and for one of the batch size that gives most images a second.
+
+    Batches grow until one takes longer than `patience` seconds or does not fit in memory.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        latency = seconds(sample, 1, device, repeats=5)
+        best = Speed(latency, latency, 1)
+        for batch in BATCHES[1:]:
+            try:
+                whole = seconds(sample, batch, device, repeats=1)
+            except (torch.OutOfMemoryError, MemoryError):
+                break
+            if whole / batch < best.seconds_per_image:
+                best = Speed(latency, whole / batch, batch)
+            if whole > patience:
+                break
+    return best
+
+
+def seconds(sample: Sample, n: int, device: torch.device, repeats: int) -> float:
+    """Median seconds of `sample(n)`, of `repeats` calls or as many as fit in a fifth of a second, after a first one."""
+    clock(sample, n, device)
+    times = [clock(sample, n, device) for _ in range(repeats)]
+    while sum(times) < 0.2:
+        times.append(clock(sample, n, device))
+    return statistics.median(times)
+
+
+def clock(sample: Sample, n: int, device: torch.device) -> float:
+    """Seconds from an idle device to an idle device."""
+    synchronise(device)
+    start = time.perf_counter()
+    sample(n)
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of tensors on a GPU; on the CPU of the whole process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

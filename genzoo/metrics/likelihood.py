@@ -1,0 +1,67 @@
+"""Bits per dimension of held-out images: one row for each way to the likelihood that a family has."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genzoo.generator import Generator, HasLikelihood, HasLikelihoods, Likelihood, bits_per_dim, to_uint8
+from genzoo.metrics.draw import per_image
+from genzoo.metrics.intervals import t_interval
+
+Row = dict[str, Any]  # "value", "ci95", "n", "kind", "method"
+
+
+def bits_per_dim_rows(
+    model: Generator, images: Tensor, batch_size: int = 256, seed: int = 0, estimates: bool = True
+) -> list[Row]:
+    """Mean bits per dimension with its 95% t interval over the images, by each of the model's ways; [] for none.
+
+    model: in evaluation mode.
+    images: uint8 (N, C, H, W), N >= 2, or points in [-1, 1], which are quantised to the same 256 levels.
+    seed: of the dequantisation and all other noise, which image i draws for itself whatever the batch size.
+    estimates: also where the model has an exact way or a bound.
+    Raises ValueError if any image has no finite likelihood: none is left out.
+    """
+    images = to_uint8(images) if images.is_floating_point() else images
+    if len(images) < 2:
+        raise ValueError(f"An interval needs 2 images or more, got {len(images)}: raise metrics.n_likelihood.")
+    found = ways(model)
+    certain = [way for way in found if way.kind != "estimate"]
+    used = found if estimates or not certain else certain
+    return [row(way, log_probs(way, images, model, batch_size, seed), images) for way in used]
+
+
+def ways(model: Generator) -> list[Likelihood]:
+    if isinstance(model, HasLikelihoods):
+        return model.likelihoods()
+    if isinstance(model, HasLikelihood):
+        return [Likelihood(model.likelihood, "log p(x)", model.log_prob)]
+    return []
+
+
+@torch.no_grad()
+def log_probs(way: Likelihood, images: Tensor, model: Generator, batch_size: int, seed: int) -> Tensor:
+    """(N,) nats in float64 on the host of uint8 images, which the model sees in its own precision."""
+    parts = []
+    for i in tqdm(range(0, len(images), batch_size), desc=way.method, leave=False, disable=None, delay=1):
+        x = images[i : i + batch_size].to(model.device, model.dtype) / 127.5 - 1
+        with per_image(seed, i, len(x)):
+            parts.append(way.log_prob(x).cpu().double())
+    return torch.cat(parts)
+
+
+def row(way: Likelihood, log_prob: Tensor, images: Tensor) -> Row:
+    """The row of log_prob (N,)."""
+    bad = int((~log_prob.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"{way.method}: the likelihood of {bad} of {len(images)} images is NaN or infinite, so the model has no "
+            "bits per dimension: train with a smaller learning rate or tighter gradient clipping."
+        )
+    bits = bits_per_dim(log_prob, images[0].numel())
+    mean, error = bits.mean().item(), bits.std().item() / math.sqrt(len(bits))
+    low, high = t_interval(mean, error, len(bits) - 1)
+    return {"value": mean, "ci95": [low, high], "n": len(bits), "kind": way.kind, "method": way.method}

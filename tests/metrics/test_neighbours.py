@@ -1,0 +1,57 @@
+"""Nearest neighbours against scipy's tree, and where products of rows would round."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+
+from genzoo.metrics import neighbours
+from genzoo.metrics.neighbours import nearest
+
+
+@pytest.mark.parametrize(("n", "m", "d", "k"), [(5, 7, 1, 7), (40, 30, 3, 4), (2100, 50, 2, 1), (50, 2100, 20, 6)])
+@pytest.mark.parametrize("columns", [8192, 7])
+def test_scipy_tree(n: int, m: int, d: int, k: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "COLUMNS", columns)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n, d)), rng.normal(size=(m, d))
+    distances, indices = cKDTree(y).query(x, list(range(1, k + 1)))
+    found = nearest(x, y, k)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-14)
+    np.testing.assert_array_equal(found.indices, indices)
+
+
+@pytest.mark.parametrize("columns", [8192, 11])
+def test_exclude_self(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "COLUMNS", columns)
+    x = np.random.default_rng(1).normal(size=(2100, 3))
+    x[5] = x[2070]  # a duplicate, in another block, is a neighbour
+    found = nearest(x, x, 3, exclude_self=True)
+    distances, _ = cKDTree(x).query(x, [2, 3, 4])
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-14)
+    assert not (found.indices == torch.arange(2100)[:, None]).any()
+    assert found.indices[5, 0] == 2070
+    assert found.indices[2070, 0] == 5
+
+
+def test_copies_are_at_zero() -> None:
+    y = torch.randn(300, 500) + 30
+    found = nearest(y[100:150].clone(), y, 2)
+    assert (found.distances[:, 0] == 0).all()
+    assert found.indices[:, 0].tolist() == list(range(100, 150))
+    assert (found.distances[:, 1] > 1).all()
+
+
+def test_large_offset_in_float32() -> None:
+    y = (torch.randn(200, 4) + 1e4).numpy()
+    x = (torch.randn(50, 4) + 1e4).numpy()
+    distances, indices = cKDTree(y.astype(np.float64)).query(x.astype(np.float64), [1, 2])
+    found = nearest(x, y, 2)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-14)
+    np.testing.assert_array_equal(found.indices, indices)
+
+
+@pytest.mark.parametrize(("k", "exclude_self"), [(0, False), (6, False), (5, True)])
+def test_refuses_k(k: int, exclude_self: bool) -> None:
+    with pytest.raises(ValueError, match="k is 1 or more"):
+        nearest(torch.randn(5, 2), torch.randn(5, 2), k, exclude_self)
