@@ -1,14 +1,11 @@
-"""Figures as plain values (paths, ticks, PNG data); the template draws them and escapes their text too."""
+"""Figures as plain values (paths, dots, ticks); the template draws them and escapes their text too."""
 
-import base64
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from genzoo.report import units
 
@@ -36,6 +33,16 @@ class Line(NamedTuple):
     dots: list[tuple[float, float]]
 
 
+class Fit(NamedTuple):
+    """A line through points (k, 2) of 1 / n and value, which meets 1 / n = 0 at `limit`."""
+
+    name: str
+    colour: int
+    points: np.ndarray
+    slope: float
+    limit: float
+
+
 class Tick(NamedTuple):
     at: float
     text: str
@@ -43,9 +50,10 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """A drawn set of axes; log: the y axis is; level: the height of a horizontal line such as the floor."""
+    """A drawn set of axes; log: the y axis is; against: what x counts; level: the height of a horizontal line."""
 
     title: str
+    against: str
     lines: list[Line]
     x: list[Tick]
     y: list[Tick]
@@ -74,11 +82,63 @@ def panel(title: str, series: Iterable[Series], level: float = math.nan, spread:
     to_x, to_y = _axis(0, x_most, LEFT, WIDTH - RIGHT), _y_axis(low, high, log)
     return Panel(
         title=title,
+        against="images seen",
         lines=[_line(s, to_x, to_y) for s in series],
         x=[Tick(to_x(v), units.short(v)) for v in _ticks(0, x_most)],
         y=[Tick(to_y(v), units.short(v)) for v in (_log_ticks if log else _ticks)(low, high)],
         log=log,
         level=to_y(level) if math.isfinite(level) else None,
+    )
+
+
+def fit_panel(title: str, fits: Sequence[Fit]) -> Panel | None:
+    """Draws each fit's points and its line against 1 / n, from n = ∞ at the left; None without finite points."""
+    fits = [fit for fit in fits if len(fit.points) and np.isfinite([*fit.points.flat, fit.slope, fit.limit]).all()]
+    if not fits:
+        return None
+    x_most = max(fit.points[:, 0].max() for fit in fits)
+    ends = [np.array([[0, fit.limit], [x_most, fit.limit + fit.slope * x_most]]) for fit in fits]
+    values = np.concatenate([np.concatenate([fit.points, end])[:, 1] for fit, end in zip(fits, ends, strict=True)])
+    to_x, to_y = _axis(0, x_most, LEFT + 8, WIDTH - RIGHT - 12), _y_axis(values.min(), values.max(), log=False)
+    at = sorted({float(x) for fit in fits for x in fit.points[:, 0]})
+    return Panel(
+        title=title,
+        against="1 / number of images",
+        lines=[_fit_line(fit, end, to_x, to_y) for fit, end in zip(fits, ends, strict=True)],
+        x=_apart([Tick(to_x(0), "∞"), *(Tick(to_x(x), units.short(round(1 / x))) for x in at)]),
+        y=[Tick(to_y(v), units.short(v)) for v in _ticks(values.min(), values.max())],
+        log=False,
+    )
+
+
+def _fit_line(fit: Fit, ends: np.ndarray, to_x: Scale, to_y: Scale) -> Line:
+    path = "M" + "L".join(f"{to_x(x):g} {to_y(y):g}" for x, y in ends.tolist())
+    return Line(fit.name, fit.colour, path, [(to_x(x), to_y(y)) for x, y in fit.points.tolist()])
+
+
+def _apart(ticks: Sequence[Tick], least: float = 30) -> list[Tick]:
+    """Without those that would be printed over the one before."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick.at >= kept[-1].at + least:
+            kept.append(tick)
+    return kept
+
+
+def bars(shares: Sequence[float], most: float, width: float = 120, height: float = 40) -> str:
+    """An SVG path of one bar a share, as high as the figure at `most`, from the left."""
+    step, gap = width / len(shares), 0.2 * width / len(shares)
+    return "".join(
+        f"M{i * step:.4g} {height:g}v{-height * share / most:.4g}h{step - gap:.4g}V{height:g}z"
+        for i, share in enumerate(shares)
+    )
+
+
+def levels(shares: Sequence[float], most: float, width: float = 120, height: float = 40) -> str:
+    """An SVG path of one short horizontal line a share, where the top of its bar would be."""
+    step, gap = width / len(shares), 0.2 * width / len(shares)
+    return "".join(
+        f"M{i * step:.4g} {height * (1 - share / most):.4g}h{step - gap:.4g}" for i, share in enumerate(shares)
     )
 
 
@@ -131,74 +191,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     digits = (1, 2, 5) if len(decades) <= 4 else (1,)
     return [d * 10.0**k for k in decades for d in digits if low * 0.9 <= d * 10.0**k <= high * 1.1]
-
-
-def grid(images: np.ndarray, side: int = 8) -> str:
-    """The first side * side images (k, C, H, W) uint8 as one PNG data URI about 512 pixels wide.
-
-    One channel is drawn grey, three or more by the first three; the gaps between images are transparent.
-    """
-    images = np.moveaxis(images[: side * side], 1, -1)  # (k, H, W, C)
-    images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
-    k, h, w, c = images.shape
-    zoom = max(1, 512 // (side * max(h, w)))
-    gap = max(1, zoom * max(h, w) // 16)
-    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    rows = -(-k // side)
-    sheet = np.zeros((rows * (h * zoom + gap) - gap, side * (w * zoom + gap) - gap, c + 1), np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // side * (h * zoom + gap), i % side * (w * zoom + gap)
-        sheet[top : top + h * zoom, left : left + w * zoom, :c] = image
-        sheet[top : top + h * zoom, left : left + w * zoom, c] = 255
-    return _png(sheet)
-
-
-def montage(sets: Sequence[tuple[str, np.ndarray]], side: int = 8, width: int = 256) -> Image.Image:
-    """The named sets' first side * side images, one square each in a row, the names below."""
-    gap, foot = width // 12, width // 8
-    sheet = Image.new("RGB", (len(sets) * (width + gap) + gap, gap + width + foot + gap // 2), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (name, images) in enumerate(sets):
-        left = gap + i * (width + gap)
-        tile = _square(images, side).resize((width, width), Image.Resampling.NEAREST)
-        sheet.paste(tile, (left, gap), tile)
-        draw.text((left, gap + width + foot // 5), name, fill="black", font=ImageFont.load_default(foot * 0.6))
-    return sheet
-
-
-def _square(images: np.ndarray, side: int) -> Image.Image:
-    """A grid of images, or the dots of points, as an RGBA picture."""
-    if not images.size:
-        return Image.new("RGBA", (1, 1))
-    if not is_points(images):
-        return Image.open(io.BytesIO(base64.b64decode(grid(images, side).partition(",")[2]))).convert("RGBA")
-    pixels = np.zeros((256, 256, 4), np.uint8)
-    x, y = images[:, :, 0, 0].T
-    pixels[255 - y, x, 3] = 255
-    return Image.fromarray(pixels).filter(ImageFilter.MaxFilter(3))
-
-
-def _png(pixels: np.ndarray) -> str:
-    """A data URI of (H, W, 2) grey or (H, W, 4) colour pixels with alpha."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def is_points(images: np.ndarray) -> bool:
-    """Whether the samples are points of the plane, (k, 2, 1, 1)."""
-    return images.shape[1:] == (2, 1, 1)
-
-
-def dots(points: np.ndarray) -> str:
-    """Points (k, 2, 1, 1) uint8 as an SVG path of round dots in a square 256 wide, y upwards."""
-    return "".join(f"M{x} {255 - y}h0" for x, y in points[:, :, 0, 0].tolist())
-
-
-def fitting(sets: Sequence[np.ndarray], limit: int = 12_000_000) -> tuple[list[str], int]:
-    """The sets' grids with the most images a side (8, 6, 4, 2) that fit `limit` characters; that side."""
-    for side in (8, 6, 4, 2):
-        grids = [grid(images, side) for images in sets]
-        if sum(map(len, grids)) <= limit:
-            break
-    return grids, side

@@ -1,54 +1,83 @@
-"""The table as files: table.csv with every digit, table.md as people paste it."""
+"""The tables as files: table.csv with every digit and every run, table.md as people paste it."""
 
 import csv
 import html
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from genzoo.report import notes, sheets
 from genzoo.report.runs import Run
-from genzoo.report.table import COSTS, Group, Row, cells, header, in_words, score_cells
+from genzoo.report.scores import Estimate, estimate
+from genzoo.report.table import Cell, Group, Row, Sheet, in_words, score_sheet
+
+PARTS = {"": "value", " low": "low", " high": "high", " std": "std", " n": "n"}  # of each score's columns
 
 
 def to_csv(tables: Sequence[Group]) -> str:
-    """All groups in one table, unrounded, times in seconds; kind is "run" or "calibration"."""
+    """All groups in one table, unrounded, times in seconds; low and high are the ends of 95% intervals.
+
+    kind "setting" is a row of the report: means over its seeds, std over them; for 1 seed low and high are of
+    sampling noise. kind "run" is one of its runs, kind "calibration" a calibration row.
+    """
     scores = list(dict.fromkeys(name for group in tables for name in group.scores))
-    costs = list(dict.fromkeys(key for g in tables for row in g.rows for key in row.run.metrics["cost"]))
-    lead = ["protocol_id", "kind", "rank", "run", "family", "seed"]
-    columns = [*lead, *_score_columns(scores), *costs, "place"]
+    costs = list(dict.fromkeys(key for group in tables for run in group.runs for key in run.metrics["cost"]))
+    lead = ["protocol_id", "kind", "rank", "run", "family", "seeds", "seed"]
+    columns = [*lead, *(name + part for name in scores for part in PARTS), *costs, "place"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for group in tables:
-        writer.writerows(_csv_row(group, row) for row in group.rows)
+        for line in (line for row in group.rows for line in _row_lines(row)):
+            writer.writerow({"protocol_id": group.protocol_id, **line})
         for name, found in group.calibration.items():
             given = {"protocol_id": group.protocol_id, "kind": "calibration", "run": name}
-            writer.writerow(given | _csv_scores(found))
+            writer.writerow(given | _entries(found))
     return out.getvalue()
 
 
-def _score_columns(scores: list[str]) -> list[str]:
-    return [name + part for name in scores for part in ("", " std", " n")]
+def _row_lines(row: Row) -> list[dict[str, Any]]:
+    """The setting, then each of its runs."""
+    lead = {"run": row.name, "family": row.family}
+    costs = {key: row.cost(key) for run in row.runs for key in run.metrics["cost"]}
+    whole = {"kind": "setting", "rank": row.rank, "seeds": len(row.runs), **_setting_scores(row), **costs}
+    runs = [
+        {"kind": "run", "seed": run.seed, "place": run.place, **_entries(run.metrics["scores"]), **run.metrics["cost"]}
+        for run in row.runs
+    ]
+    return [lead | line for line in (whole, *runs)]
 
 
-def _csv_scores(scores: dict[str, Any]) -> dict[str, Any]:
-    parts = (("", "value"), (" std", "std"), (" n", "n"))
-    return {name + end: score.get(key) for name, score in scores.items() for end, key in parts}
+def _setting_scores(row: Row) -> dict[str, Any]:
+    """Every score's mean over the runs that have it, its interval, the std over these runs, and images a run."""
+    found: dict[str, Any] = {}
+    for name in row.scores:
+        entries = [run.metrics["scores"][name] for run in row.runs if name in run.metrics["scores"]]
+        values = [float(entry["value"]) for entry in entries]
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        found |= _columns(name, row.scores[name], std, entries[0].get("n") if entries else None)
+    return found
 
 
-def _csv_row(group: Group, row: Row) -> dict[str, Any]:
-    run = row.run
-    lead = {"protocol_id": group.protocol_id, "kind": "run", "rank": row.rank, "run": row.name}
-    return (
-        lead
-        | {"family": run.family, "seed": run.seed, "place": run.place}
-        | _csv_scores(run.metrics["scores"])
-        | run.metrics["cost"]
-    )
+def _entries(scores: dict[str, Any]) -> dict[str, Any]:
+    """One run's scores as they were measured."""
+    found: dict[str, Any] = {}
+    for name, entry in scores.items():
+        found |= _columns(name, estimate([entry]), entry.get("std"), entry.get("n"))
+    return found
+
+
+def _columns(name: str, found: Estimate, std: object, n: object) -> dict[str, Any]:
+    value = found.value if found.runs else None
+    low, high = (None if math.isnan(end) else end for end in (found.low, found.high))
+    return dict(zip((name + part for part in PARTS), (value, low, high, std, n), strict=True))
 
 
 def to_markdown(tables: Sequence[Group], rest: Sequence[Run] = ()) -> str:
-    """One table a group, its calibration rows last; below them the runs without scores."""
+    """A group's tables with their notes, calibration rows last; below all groups the runs without scores."""
     parts = [_markdown(group, i) for i, group in enumerate(tables, 1)]
     if rest:
         parts.append("Without scores:\n\n" + "\n".join(f"- {_plain(run.place)}: {run.state}" for run in rest))
@@ -56,17 +85,29 @@ def to_markdown(tables: Sequence[Group], rest: Sequence[Run] = ()) -> str:
 
 
 def _markdown(group: Group, number: int) -> str:
-    head = header(group)
-    lines = [head, ["---"] + [":---"] + ["---:"] * (len(head) - 2)]
-    for row in group.rows:
-        lines.append([f"**{_plain(c.text)}**" if c.best else _plain(c.text) for c in cells(group, row)])
-    for name, scores in group.calibration.items():
-        found = ["", f"*{_plain(name)}*", "", *(_plain(c.text) for c in score_cells(group, scores))]
-        lines.append(found + [""] * len(COSTS))
     words = f"Protocol {number} ({_plain(group.protocol_id)}): {_plain(in_words(group))}"
     if group.why:
         words += f" Not ranked with protocol 1: {_plain(group.why)}."
-    return words + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    parts = [words, _lines(score_sheet(group)), _plain(notes.of_scores(group))]
+    order, likelihood = sheets.order_sheet(group), sheets.likelihood_sheet(group)
+    parts += ["How sure is the order?", _lines(order)] if order else []
+    parts += [_plain(sheets.order_note(group))]
+    parts += ["Likelihood of held-out images:", _lines(likelihood)] if likelihood else []
+    parts += ["Cost:", _lines(sheets.cost_sheet(group)), _plain(notes.of_costs(group))]
+    return "\n\n".join(filter(None, parts))
+
+
+def _lines(sheet: Sheet) -> str:
+    """A table in Markdown, all columns but that of the names to the right; rows set apart in italics."""
+    aligned = [":---" if head in sheets.WORDS else "---:" for head in sheet.head]
+    body = [[_cell(cell) for cell in line] for line in sheet.body]
+    foot = [[line[0].text, f"*{_cell(line[1])}*", *map(_cell, line[2:])] for line in sheet.foot]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(map(_plain, sheet.head)), aligned, *body, *foot])
+
+
+def _cell(cell: Cell) -> str:
+    text = _plain(f"{cell.text} {cell.detail}".strip())
+    return f"**{text}**" if cell.best else text
 
 
 def _plain(text: str) -> str:

@@ -133,18 +133,35 @@ def _metrics(path: Path) -> dict[str, Any]:
     for row, scores in [("scores", metrics["scores"]), *metrics["calibration"].items()]:
         _require(isinstance(scores, dict), f"{path.name} has no scores for {row!r}.")
         for name, score in scores.items():
-            number = isinstance(score, dict) and isinstance(score.get("value"), (int, float))
-            _require(number, f"{path.name} has no number for the score {name!r}.")
+            _require(_is_score(score), f"{path.name} has no number, or a broken interval, for the score {name!r}.")
+    ways = metrics.get("likelihoods", [])
+    whole = isinstance(ways, list) and all(map(_is_score, ways))
+    _require(whole, f"{path.name} has no number, or a broken interval, in 'likelihoods'.")
     return metrics
 
 
+def _is_score(score: object) -> bool:
+    """Whether it holds a number and, if anything, two numbers as interval and numbers as repeats."""
+    if not isinstance(score, dict):
+        return False
+    interval, repeats = score.get("ci95") or [0, 0], score.get("repeats") or []
+    lists = isinstance(interval, list) and isinstance(repeats, list) and len(interval) == 2
+    return lists and all(isinstance(number, (int, float)) for number in [score.get("value"), *interval, *repeats])
+
+
 def samples(run: Run) -> dict[str, np.ndarray]:
-    """`fake` and `real` of samples.npz, each (k, C, H, W) uint8; {} and a warning when unreadable."""
+    """The arrays of samples.npz: `fake` and `real`, each (k, C, H, W) uint8, and where they were kept `nearest`
+    (of fake's shape) and `distance` (k,); {} and a warning when unreadable."""
     try:
         with np.load(run.folder / f"samples{run.variant}.npz", allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("fake", "real")}
-        images = all(a.ndim == 4 and a.dtype == np.uint8 and a.size for a in found.values())
-        _require(images, "its arrays are not (k, C, H, W) uint8.")
+            found = {name: arrays[name] for name in arrays.files}
+        images = [found["fake"], found["real"], found.get("nearest", found["fake"])]
+        fine = all(a.ndim == 4 and a.dtype == np.uint8 and a.size for a in images)
+        _require(fine, "its arrays are not (k, C, H, W) uint8.")
+        beside = (
+            images[2].shape == images[0].shape and found.get("distance", images[0]).shape[:1] == images[0].shape[:1]
+        )
+        _require(beside, "its nearest images or distances are not one a sample.")
         return found
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         log.warning("%s cannot be read: %s", run.folder / f"samples{run.variant}.npz", error)

@@ -1,71 +1,92 @@
-"""The table: a row is ranked only against rows of the same protocol."""
+"""The table: a row is a setting, its seeds together, and is ranked only against rows of the same protocol."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from genzoo.report import units
+from genzoo.report import scores, settings, units
 from genzoo.report.runs import Run
+from genzoo.report.scores import Estimate, estimate
 
-# Every other score is a distance or a code length: lower is better.
-HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "accuracy")
 FLOOR = "real test"  # real images scored like a generator: what a perfect one would reach
-COSTS = (
-    ("Parameters", "parameters", units.count),
-    ("Images seen", "images_seen", units.integer),
-    ("Training", "training_seconds", units.duration),
-    ("Images/s", "images_per_second", units.integer),
-    ("Sampling per image", "sampling_seconds_per_image", units.latency),
-    ("Network calls", "nfe", units.integer),
-)
+COPIER = "real train"  # the training images themselves: what a perfect copier would reach
+Estimates = dict[str, Estimate]
 
 
 class Cell(NamedTuple):
+    """text, its interval as detail, and whether it is the column's best."""
+
     text: str
+    detail: str = ""
     best: bool = False
+
+
+class Sheet(NamedTuple):
+    """A table to print: heads, rows, and rows set apart below (calibration)."""
+
+    head: list[str]
+    body: list[list[Cell]]
+    foot: list[list[Cell]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run's place in its group; rank is None where the score to rank by is missing or NaN."""
+    """A setting's place in its group; rank is None where the score to rank by is missing or NaN.
 
-    run: Run
+    runs: of its seeds, in their order; scores: over these runs.
+    """
+
+    runs: list[Run]
     name: str
     rank: int | None
+    scores: Estimates
+
+    @property
+    def family(self) -> str:
+        return self.runs[0].family
+
+    @property
+    def seeds(self) -> str:
+        return units.counted(len(self.runs), "seed")
+
+    def cost(self, key: str) -> object:
+        """The mean over runs, or what the first run has where it is no number; None if nowhere measured."""
+        found = [run.metrics["cost"][key] for run in self.runs if run.metrics["cost"].get(key) is not None]
+        numbers = all(isinstance(item, (int, float)) for item in found)
+        return sum(found) / len(found) if found and numbers else next(iter(found), None)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs of one protocol, best first by the first of `scores`.
+    """Finished runs of one protocol, best first by the score `by` ("" when none has a direction).
 
-    calibration: name -> scores, the floor first; why: the keys that keep this group apart from the first.
+    scores: names in the order of the table; calibration: name -> entries as in metrics.json, the floor first;
+    why: the keys that keep this group apart from the first.
     """
 
     protocol_id: str
     protocol: dict[str, Any]
     rows: list[Row]
     scores: list[str]
+    by: str
     calibration: dict[str, dict[str, Any]]
     why: str = ""
 
     @property
-    def floor(self) -> dict[str, Any]:
-        return self.calibration.get(FLOOR, {})
+    def runs(self) -> list[Run]:
+        return [run for row in self.rows for run in row.runs]
 
-    def names(self) -> list[str]:
-        """The rows' names, each once, in order of rank: seeds of one setting share theirs."""
-        return list(dict.fromkeys(row.name for row in self.rows))
+    @property
+    def floor(self) -> Estimates:
+        return self.marks.get(FLOOR, {})
 
-
-def value(scores: dict[str, Any], name: str) -> float:
-    """The score's number; NaN when it was not measured."""
-    return float(scores.get(name, {}).get("value", math.nan))
-
-
-def higher_is_better(name: str) -> bool:
-    return name.startswith(HIGHER_IS_BETTER)
+    @property
+    def marks(self) -> dict[str, Estimates]:
+        """The calibration rows' scores."""
+        return {name: {key: estimate([entry]) for key, entry in row.items()} for name, row in self.calibration.items()}
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -77,45 +98,48 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def _group(runs: list[Run], first: dict[str, Any]) -> Group:
-    names = list(dict.fromkeys(name for run in runs for name in run.metrics["scores"]))
+    found = scores.in_order(list(dict.fromkeys(name for run in runs for name in run.metrics["scores"])))
+    by = next((name for name in found if scores.direction(name)), "")
     protocol, calibration = runs[0].metrics["protocol"], {}
     for run in runs:
         calibration = run.metrics["calibration"] | calibration
-    by = names[0] if names else ""
     return Group(
         protocol_id=runs[0].metrics["protocol_id"],
         protocol=protocol,
-        rows=_ranked(runs, by),
-        scores=names,
-        calibration=dict(sorted(calibration.items(), key=lambda item: (item[0] != FLOOR, *_order(item[1], by)))),
+        rows=_ranked(runs, found, by),
+        scores=found,
+        by=by,
+        calibration=dict(sorted(calibration.items(), key=lambda row: (row[0] != FLOOR, *_calibration_order(row, by)))),
         why=_differing(protocol, first),
     )
 
 
-def _order(scores: dict[str, Any], by: str) -> tuple[bool, float]:
+def _calibration_order(row: tuple[str, dict[str, Any]], by: str) -> tuple[bool, bool, float]:
+    entry = row[1].get(by)
+    return (row[0] != COPIER, *_order(estimate([entry] if entry else []), by))
+
+
+def _order(found: Estimate, by: str) -> tuple[bool, float]:
     """Sorts the best score first and what has none last."""
-    number = value(scores, by)
-    return (math.isnan(number), 0.0 if math.isnan(number) else -number if higher_is_better(by) else number)
+    return (not found.known, -scores.direction(by) * found.value if found.known else 0.0)
 
 
-def _ranked(runs: list[Run], by: str) -> list[Row]:
-    names = _names(runs)
-    best_first = sorted(runs, key=lambda run: _order(run.metrics["scores"], by))
-    ranks = [None if math.isnan(value(run.metrics["scores"], by)) else i for i, run in enumerate(best_first, 1)]
-    return [Row(run, names[run.folder, run.variant], rank) for run, rank in zip(best_first, ranks, strict=True)]
+def _ranked(runs: list[Run], found: list[str], by: str) -> list[Row]:
+    together = settings.settings(runs)
+    rows = [
+        Row(same, name, None, {score: over(same, score) for score in found})
+        for same, name in zip(together, settings.names(together), strict=True)
+    ]
+    rows.sort(key=lambda row: _order(row.scores.get(by, Estimate()), by))
+    return [
+        Row(row.runs, row.name, i if row.scores.get(by, Estimate()).known else None, row.scores)
+        for i, row in enumerate(rows, 1)
+    ]
 
 
-def _names(runs: list[Run]) -> dict[Any, str]:
-    """(Folder, variant) -> name: the family, what its command set and not all did, its place if that is not enough."""
-    overrides = [[str(o) for o in run.provenance.get("overrides") or []] for run in runs]
-    shared = set(overrides[0]).intersection(*overrides)
-    own = [[o for o in os if o not in shared and not o.startswith(("model=", "seed="))] for os in overrides]
-    names = [", ".join([run.family, *os]) for run, os in zip(runs, own, strict=True)]
-    twice = Counter((name, str(run.seed)) for name, run in zip(names, runs, strict=True))
-    return {
-        (run.folder, run.variant): f"{name} ({run.place})" if twice[name, str(run.seed)] > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    }
+def over(runs: Sequence[Run], name: str) -> Estimate:
+    """A score over those of the runs that have it."""
+    return estimate([run.metrics["scores"][name] for run in runs if name in run.metrics["scores"]])
 
 
 def _differing(protocol: dict[str, Any], first: dict[str, Any]) -> str:
@@ -146,65 +170,67 @@ def in_words(group: Group) -> str:
     )
 
 
-def header(group: Group) -> list[str]:
-    """The column heads: rank, run, seed, then scores with the direction that is better, then costs."""
-    arrows = [f"{name} {'↑' if higher_is_better(name) else '↓'}" for name in group.scores]
-    return ["Rank", "Run", "Seed", *arrows, *(head for head, _, _ in COSTS)]
+def heads(group: Group) -> list[tuple[str, int]]:
+    """(family, number of columns) over the scores."""
+    return [(head, len(list(names))) for head, names in groupby(group.scores, key=scores.family)]
 
 
-def cells(group: Group, row: Row) -> list[Cell]:
-    """A run's row under `header`, formatted; the best of each score is marked."""
-    lead = [Cell(units.integer(row.rank)), Cell(row.name), Cell(str(row.run.seed))]
-    cost = row.run.metrics["cost"]
-    return (
-        lead
-        + score_cells(group, row.run.metrics["scores"], ranked=True)
-        + [Cell(show(cost.get(key))) for _, key, show in COSTS]
-    )
+def score_sheet(group: Group) -> Sheet:
+    """Rank, run, seeds, then the scores with the direction that is better; calibration rows below."""
+    body = [
+        [Cell(units.integer(row.rank)), Cell(row.name), Cell(row.seeds), *score_cells(group, row.scores, row)]
+        for row in group.rows
+    ]
+    foot = [[Cell(""), Cell(label(name)), Cell(""), *score_cells(group, found)] for name, found in group.marks.items()]
+    return Sheet(["Rank", "Run", "Seeds", *(name + scores.arrow(name) for name in group.scores)], body, foot)
 
 
-def score_cells(group: Group, scores: dict[str, Any], ranked: bool = False) -> list[Cell]:
-    """One cell a score, "12.3 ± 0.4" where a standard deviation is known; only ranked rows can be best."""
-    return [Cell(_score(group, scores, name), ranked and _is_best(group, scores, name)) for name in group.scores]
+def label(calibration: str) -> str:
+    """A calibration row's name and what it stands for."""
+    return calibration + {FLOOR: " (floor)", COPIER: " (a perfect copier)"}.get(calibration, "")
 
 
-def column(group: Group, name: str) -> list[float]:
-    """All values of a score, ranked rows and calibration."""
-    every = [row.run.metrics["scores"] for row in group.rows] + list(group.calibration.values())
-    return [value(scores, name) for scores in every]
+def score_cells(group: Group, found: Estimates, row: Row | None = None) -> list[Cell]:
+    """One cell a score, "12.3" and "± 0.4"; only a ranked row has a best."""
+    return [_cell(group, found.get(name, Estimate()), name, row) for name in group.scores]
 
 
-def _score(group: Group, scores: dict[str, Any], name: str) -> str:
-    show = units.fixed(column(group, name))
-    score = scores.get(name, {})
-    text = show(score.get("value"))
-    if isinstance(score.get("ci95"), list):
-        return f"{text} [{', '.join(show(end) for end in score['ci95'])}]"
-    return f"{text} ± {show(score['std'])}" if "std" in score else text
+def _cell(group: Group, found: Estimate, name: str, row: Row | None) -> Cell:
+    unknown = "n/a" if name == scores.BITS and row and not has_density(row) else units.MISSING
+    show = printer(group, name)
+    text, detail = scores.text(found, show if row else scores.mark_printer(found, show), unknown)
+    if row and found.runs not in (0, len(row.runs)):
+        detail = f"{detail}, {units.counted(found.runs, 'seed')}".removeprefix(", ")
+    return Cell(text, detail, bool(row) and _is_best(group, found, name))
 
 
-def _is_best(group: Group, scores: dict[str, Any], name: str) -> bool:
-    """Whether none of the group's rows does better; a row alone is never best."""
-    every = [row.run.metrics["scores"] for row in group.rows]
-    number = value(scores, name)
-    known = [_order(s, name) for s in every if not math.isnan(value(s, name))]
-    return len(known) > 1 and not math.isnan(number) and _order(scores, name) == min(known)
+def has_density(row: Row) -> bool:
+    """Whether any likelihood was measured; a GAN has none."""
+    return any(run.metrics.get("likelihoods") or scores.BITS in run.metrics["scores"] for run in row.runs)
 
 
-def is_log(group: Group) -> bool:
-    """Whether the first score's values are all positive, so that they fit on a log scale."""
-    return bool(group.scores) and min(_known(group), default=0) > 0
+def printer(group: Group, name: str) -> units.Show:
+    """The printer of a score's column, ranked rows and calibration."""
+    rows, marks = ([row[name] for row in part if name in row] for part in (_scores(group), group.marks.values()))
+    return scores.printer(rows, marks)
 
 
-def _known(group: Group) -> list[float]:
-    return [number for number in column(group, group.scores[0]) if math.isfinite(number)]
+def _scores(group: Group) -> list[Estimates]:
+    return [row.scores for row in group.rows]
 
 
-def position(group: Group, scores: dict[str, Any]) -> float | None:
-    """Where the first score lies from the group's least (0) to its greatest (100) value; None for NaN."""
-    values, number = (_known(group), value(scores, group.scores[0])) if group.scores else ([], math.nan)
-    if not math.isfinite(number) or min(values) == max(values):
-        return None
-    at = math.log if is_log(group) else float
-    low, high = at(min(values)), at(max(values))
-    return round(100 * (at(number) - low) / (high - low), 1)
+def _is_best(group: Group, found: Estimate, name: str) -> bool:
+    """Whether it is better than every other row's, and its interval meets none of theirs.
+
+    False for a row alone, for a score without direction, and where bounds stand beside exact values.
+    """
+    known = [row.scores[name] for row in group.rows if row.scores[name].known]
+    others = [other for other in known if other is not found]
+    fair = scores.direction(name) and found.known and others and len({e.kind for e in known}) == 1
+    return bool(fair) and all(_order(found, name) < _order(o, name) and not found.overlaps(o) for o in others)
+
+
+def spread(group: Group, row: Row) -> list[float]:
+    """Every seed's value of the score to rank by."""
+    found = (over([run], group.by).value for run in row.runs)
+    return [value for value in found if math.isfinite(value)]

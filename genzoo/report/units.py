@@ -35,16 +35,16 @@ def quantity(units: Sequence[tuple[float, float, str]]) -> Show:
 # Millions from 100,000 on: nets of 0.08 M and 0.41 M are then read on one scale.
 count = quantity([(1e9, 1e9, "B"), (1e5, 1e6, "M"), (0, 1e3, "k")])
 duration = quantity([(7200, 3600, "h"), (120, 60, "min"), (0, 1, "s")])
+work = quantity([(1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (0, 1e3, "k")])  # multiply-adds
 latency = quantity([(1, 1, "s"), (1e-3, 1e-3, "ms"), (0, 1e-6, "µs")])
 memory = quantity([(1e9, 1e9, "GB"), (0, 1e6, "MB")])
 integer = said(lambda value: f"{value:,.0f}")
 
 
-def fixed(values: Sequence[float]) -> Show:
-    """One printer for a whole column: decimals (at most 4) such that its smallest value keeps two digits."""
-    smallest = min((abs(v) for v in values if math.isfinite(v) and v), default=1.0)
-    digits = min(max(1 - math.floor(math.log10(smallest)), 0), 4)
-    return said(lambda value: f"{value:,.{digits}f}")
+def decimals(digits: int) -> Show:
+    """A printer with that many decimals, but none below 0 and at most 4."""
+    digits = min(max(digits, 0), 4)
+    return said(lambda value: f"{value:z,.{digits}f}")  # z: no minus before a zero
 
 
 def short(value: float) -> str:
@@ -53,3 +53,7 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -1,46 +1,13 @@
-"""Figures show what is in the data: pixels come back out of the PNG, lines break at NaN, ticks are round."""
+"""Figures show what is in the data: lines break at NaN, ticks are round, a fit runs through its points."""
 
-import base64
-import io
 import math
+import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from genzoo.report import figures
-from genzoo.report.figures import Series
-
-
-def pixels(uri: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 48)])
-def test_a_grid_holds_every_image_in_order(shape: tuple[int, int, int]) -> None:
-    c, h, w = shape
-    images = np.random.default_rng(0).integers(0, 256, (64, *shape), dtype=np.uint8)
-    sheet = pixels(figures.grid(images))
-    zoom = 512 // (8 * max(h, w))
-    gap = max(1, zoom * max(h, w) // 16)
-    for i in (0, 7, 8, 63):
-        top, left = i // 8 * (h * zoom + gap), i % 8 * (w * zoom + gap)
-        tile = sheet[top : top + h * zoom : zoom, left : left + w * zoom : zoom, :c]
-        np.testing.assert_array_equal(np.moveaxis(tile, -1, 0), images[i])
-
-
-def test_grids_shrink_to_fit_the_page() -> None:
-    sets = [np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)] * 3
-    whole, side = figures.fitting(sets)
-    less, smaller = figures.fitting(sets, limit=sum(map(len, whole)) - 1)
-    assert (side, smaller) == (8, 6)
-    assert sum(map(len, less)) < sum(map(len, whole))
-
-
-def test_points_are_drawn_upwards() -> None:
-    points = np.array([[[[0]], [[0]]], [[[255]], [[255]]]], np.uint8)
-    assert figures.is_points(points)
-    assert figures.dots(points) == "M0 255h0M255 0h0"
+from genzoo.report.figures import Fit, Series
 
 
 def test_a_line_breaks_where_the_loss_is_nan() -> None:
@@ -81,6 +48,8 @@ def test_the_axis_is_logarithmic_over_a_decade_only() -> None:
 def test_nothing_to_draw_is_no_panel() -> None:
     assert figures.panel("", []) is None
     assert figures.panel("", [Series("a", 0, np.array([[5, math.nan]]))]) is None
+    assert figures.fit_panel("", []) is None
+    assert figures.fit_panel("", [Fit("a", 0, np.array([[0.1, 1.0]]), math.nan, 1.0)]) is None
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 100_000), (-3.2, 7.9), (0.001, 0.0012), (5, 5)])
@@ -89,3 +58,29 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     assert len(ticks) <= 6
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
     assert len(set(np.diff(ticks).round(9))) <= 1
+
+
+def numbers(path: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?[\d.]+", path)]
+
+
+def test_a_fit_runs_through_its_points_to_infinity_at_the_left() -> None:
+    x = 1 / np.array([400, 200, 100])
+    panel = figures.fit_panel("FD∞", [Fit("a", 0, np.stack([x, 2 + 30 * x], axis=1), slope=30.0, limit=2.0)])
+    assert panel is not None
+    (line,) = panel.lines
+    left, start, right, end = numbers(line.path)
+    for dot_x, dot_y in line.dots:  # collinear with the drawn line, to the rounding of its places
+        assert start + (end - start) * (dot_x - left) / (right - left) == pytest.approx(dot_y, abs=0.2)
+    assert [tick.text for tick in panel.x] == ["∞", "400", "200", "100"]
+    assert panel.x[0].at == left
+    assert start > end  # on the screen lower values have the greater y
+
+
+def test_bars_are_as_high_as_their_shares() -> None:
+    height, shares = 40, [0.5, 0.25, 0.0]
+    bars = numbers(figures.bars(shares, most=0.5, width=30, height=height).replace("z", " "))
+    assert [-rise / height for rise in bars[2::5]] == [1, 0.5, 0]
+    tops = numbers(figures.levels(shares, most=0.5, width=30, height=height))[1::3]
+    assert [1 - top / height for top in tops] == [1, 0.5, 0]
+    assert bars[0::5] == [0, 10, 20]

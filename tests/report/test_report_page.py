@@ -53,6 +53,35 @@ def test_hostile_names_stay_text(page: Page) -> None:
     assert "</script><script>alert(1)</script>" in page.text
 
 
+def test_a_study_shows_settings_intervals_neighbours_and_classes(study: Path, tmp_path: Path) -> None:
+    path = write([study], tmp_path)
+    page = Page(path)
+    words = " ".join(page.text.split())
+    for text in (
+        "12 runs: 4 settings of 3 seeds each, trained on 100,000 images each.",
+        "which is training noise",
+        "How sure is the order?",
+        "Likelihood of held-out images",
+        "GAN gives no density",
+        "FD∞-digits: its fit",
+        "a copy shows as a twin",
+        "Shares of the classes",
+    ):
+        assert text in words
+    assert "sampling noise" not in words
+    labels = [str(a.get("aria-label")) for tag, a in page.tags if tag == "svg"]
+    assert [label.split(":")[0] for label in labels if "shares of 10 classes" in label] == [
+        "Real",
+        *("VAE", "GAN", "DDPM", "FLOW"),
+    ]
+    assert any(label.startswith("GAN: ") and label.endswith("of class 9") for label in labels)
+    images = [str(a["alt"]) for tag, a in page.tags if tag == "img"]
+    assert len(images) == 1 + 4 * (1 + 1 + 2)  # real; of each row its first seed, neighbours, two more seeds
+    assert sum("nearest training image" in alt for alt in images) == 4
+    assert words.count("python -m genzoo.run model=gan") == 3
+    assert path.stat().st_size < 15e6
+
+
 def test_nothing_is_fetched(page: Page) -> None:
     fetching = ("src", "href", "xlink:href", "srcset", "data", "poster", "action")
     links = [attributes[name] for _, attributes in page.tags for name in fetching if name in attributes]
@@ -91,6 +120,12 @@ def test_a_run_without_samples_or_curves_is_no_obstacle(tmp_path: Path, make_run
     (folder / "samples.npz").unlink()
     (folder / "curves.csv").unlink()
     assert "no samples" in Page(write([tmp_path], tmp_path / "out")).text
+
+
+def test_runs_asked_for_samples_alone_make_a_page(tmp_path: Path, make_run: Make) -> None:
+    make_run(tmp_path / "a", protocol={}, scores={}, calibration={}, protocol_id="unscored")
+    make_run(tmp_path / "b", "gan", scores={}, calibration={}, protocol_id="unscored")
+    assert "No scores to rank by." in Page(write([tmp_path], tmp_path / "out")).text
 
 
 def test_unfinished_runs_alone_make_a_page(tmp_path: Path, make_run: Make) -> None:

@@ -46,6 +46,9 @@ def test_unfinished_failed_and_unreadable_are_told_apart(
         {"scores": {"FD": 3}},
         {"calibration": {"real test": 3}},
         {"protocol_id": None},
+        {"scores": {"FD": {"value": 3, "ci95": [1]}}},
+        {"scores": {"FD": {"value": 3, "repeats": ["1", "2"]}}},
+        {"likelihoods": [{"kind": "exact"}]},
     ],
 )
 def test_metrics_of_another_form_are_unreadable(tmp_path: Path, make_run: Make, spoilt: object) -> None:
@@ -79,4 +82,9 @@ def test_samples_that_cannot_be_read_are_empty(tmp_path: Path, make_run: Make) -
     (folder / "samples.npz").write_bytes(b"PK\x03\x04 cut short")
     assert samples(run) == {}
     np.savez(folder / "samples.npz", fake=np.zeros((4, 1, 8, 8)), real=np.zeros((4, 1, 8, 8)))
+    assert samples(run) == {}
+    four, three = np.zeros((4, 1, 8, 8), np.uint8), np.zeros((3, 1, 8, 8), np.uint8)
+    np.savez(folder / "samples.npz", fake=four, real=three, nearest=three)
+    assert samples(run) == {}
+    np.savez(folder / "samples.npz", fake=four, real=three, nearest=four, distance=np.zeros(3))
     assert samples(run) == {}
