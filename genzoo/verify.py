@@ -89,7 +89,7 @@ def kernel_check() -> Check:
 
 
 def coverage_check(n: int = 300, m: int = 200, k: int = 5, repeats: int = 30) -> Check:
-    """Of one distribution, 1 less the chance that the k nearest of a real point are all real, all orders being equal."""
+    """Of one distribution, 1 less the chance that the k nearest of a real point are all real: all orders are alike."""
     expected = 1 - prod((n - i) / (n + m - i) for i in range(1, k + 1))
     found = [prdc(normal(n, 4, seed=10 + i), normal(m, 4, seed=100 + i), k).coverage for i in range(repeats)]
     return Check(f"coverage of one distribution, n = {n}, m = {m}, k = {k}", expected, fmean(found), 0.01)
