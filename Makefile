@@ -5,8 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint slow clean
 
 demo: .venv/run.stamp
-	$(BIN)/python -m genzoo.run -m model=vae,gan,flow,ddpm study=demo metrics.sets=5
-	$(BIN)/python -m genzoo.report outputs/demo
+	$(BIN)/python -m genzoo.run -m +study=demo
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -q

@@ -1,8 +1,7 @@
-"""What happens around training, the same for every family: budget, learning rate, EMA, curves, checkpoints, grids."""
+"""What happens around training, the same for every family: averaged weights, curves, checkpoints, grids."""
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,110 +12,10 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
+from genzoo.budget import budget_of
 from genzoo.generator import Generator, to_uint8
 from genzoo.loggers import CurvesFile
-from genzoo.metrics.cost import Counter
 from genzoo.pictures import save_grid
-
-
-class Budget(Callback):
-    """Counts the images a model has learnt from and the seconds that took, and ends training at `images`.
-
-    Lightning's steps will not do: a GAN takes two optimiser steps a batch and global_step counts both.
-    """
-
-    def __init__(self, images: int) -> None:
-        self.images = images
-        self.seconds = 0.0
-
-    def on_train_start(self, trainer: Trainer, model: Generator) -> None:
-        trainer.should_stop = model.images_seen >= self.images  # a run that was stopped between training and scores
-        if model.images_seen:  # a resumed run must not draw the noise of its beginning again
-            torch.manual_seed(torch.initial_seed() + model.images_seen)
-        self.started = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        model.images_seen += len(batch[0]) * trainer.world_size
-        self.tick()
-        trainer.should_stop = trainer.should_stop or model.images_seen >= self.images
-
-    def tick(self) -> None:
-        """Count the time since the last tick as training."""
-        now = time.perf_counter()
-        self.seconds, self.started = self.seconds + now - self.started, now
-
-    def on_validation_start(self, trainer: Trainer, model: Generator) -> None:
-        if model.device.type == "cuda":  # the queue of launched kernels is part of the work
-            torch.cuda.synchronize(model.device)
-        self.tick()
-
-    def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
-        self.started = time.perf_counter()  # judging is not training
-
-    on_train_end = on_validation_start
-
-    def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
-        checkpoint["images_seen"], checkpoint["seconds"] = model.images_seen, self.seconds
-
-    def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
-        model.images_seen, self.seconds = checkpoint["images_seen"], checkpoint["seconds"]
-
-
-class MultiplyAdds(Callback):
-    """Counts what the first training step multiplies and adds, forward, backward and update, as torch counts FLOPs.
-
-    per_image: half the FLOPs of that step over its images; None until then.
-    """
-
-    per_image: float | None = None
-    counter: Counter | None = None
-
-    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
-        if self.per_image is None:
-            self.counter = Counter()
-            self.counter.__enter__()
-
-    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.counter is not None:
-            self.per_image = self.counter.flops / 2 / len(batch[0])
-            self.stop()
-
-    def on_exception(self, trainer: Trainer, model: Generator, exception: BaseException) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Leave the mode, which would count on."""
-        if self.counter is not None:
-            self.counter.__exit__(None, None, None)
-            self.counter = None
-
-    def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
-        checkpoint["multiply_adds_per_image"] = self.per_image
-
-    def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
-        self.per_image = checkpoint["multiply_adds_per_image"]
-
-
-def warmup_cosine(progress: float, warmup: float = 0.05, last: float = 0.0) -> float:
-    """Factor on the learning rate at a share `progress` of the budget: linearly up, then a half cosine down."""
-    if progress < warmup:
-        return progress / warmup
-    u = min(1.0, (progress - warmup) / (1 - warmup))
-    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * u))
-
-
-class LearningRate(Callback):
-    """Scales every optimiser's learning rate by schedule(share of the image budget used)."""
-
-    def __init__(self, images: int, schedule: Callable[[float], float]) -> None:
-        self.images, self.schedule = images, schedule
-
-    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
-        # the end of this batch, so that the first step of a warm-up moves the weights
-        factor = self.schedule((model.images_seen + len(batch[0]) * trainer.world_size) / self.images)
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 class EMA(Callback):
@@ -180,17 +79,19 @@ def averaged(trainer: Trainer, model: Generator) -> Iterator[Generator]:
 class Curves(Callback):
     """Sends losses to every logger, with images seen as the x-axis, at `points` moments of the budget."""
 
-    def __init__(self, images: int, points: int = 200) -> None:
-        self.every = images / points
+    def __init__(self, points: int = 200) -> None:
+        self.points, self.sent = points, 0
 
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        self.sent = math.floor(self.points * budget_of(trainer).share(model.images_seen))
         for logger in trainer.loggers:
             if isinstance(logger, CurvesFile):
                 logger.resume(model.images_seen)
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        size = len(batch[0]) * trainer.world_size
-        if model.images_seen // self.every > (model.images_seen - size) // self.every:
+        reached = math.floor(self.points * budget_of(trainer).share(model.images_seen))
+        if reached > self.sent:
+            self.sent = reached
             log(trainer, model, {f"train/{name}": value for name, value in outputs.items()})
 
     def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
@@ -253,24 +154,25 @@ class LastCheckpoint(Callback):
 
 
 class Bar(Callback):
-    """One progress bar over the budget of images, with the loss and the time that is left."""
+    """One progress bar over the budget, in its unit, with the loss and the time that is left."""
 
-    def __init__(self, images: int, label: str) -> None:
-        self.images, self.label = images, label
+    def __init__(self, label: str) -> None:
+        self.label = label
 
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        budget = budget_of(trainer)
         self.bar = tqdm(
-            total=self.images,
-            initial=model.images_seen,
+            total=budget.asked,
+            initial=budget.spent(model.images_seen),
             desc=self.label,
-            unit="img",
+            unit={"images": "img", "minutes": "min", "flops": "FLOP"}[budget.kind],
             unit_scale=True,
             disable=not trainer.is_global_zero,
             mininterval=0.5,
         )
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.bar.update(model.images_seen - self.bar.n):  # true when it was time to draw
+        if self.bar.update(budget_of(trainer).spent(model.images_seen) - self.bar.n):  # true when it was time to draw
             self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)
 
     def on_train_end(self, trainer: Trainer, model: Generator) -> None:

@@ -125,6 +125,13 @@ class HasSampler(Protocol):
 
 
 @runtime_checkable
+class HasTrajectory(Protocol):
+    """trajectory(n, frames) -> (n, frames, C, H, W): what a model takes its samples for on their way from noise."""
+
+    def trajectory(self, n: int, frames: int) -> Tensor: ...
+
+
+@runtime_checkable
 class HasAfterFit(Protocol):
     """after_fit(batches): what can only be estimated from the training images once the weights are final."""
 

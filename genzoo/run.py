@@ -1,7 +1,7 @@
 """python -m genzoo.run: compose a configuration, train, score, write metrics.json. Here Hydra begins and ends."""
 
 import logging
-import math
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -13,13 +13,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from genzoo import runs
-from genzoo.callbacks import Budget, Judge, LastCheckpoint, MultiplyAdds, averaged
+from genzoo.budget import NEVER, Budget
+from genzoo.callbacks import Judge, LastCheckpoint, averaged
 from genzoo.command import command, plain
 from genzoo.generator import HasAfterFit
 from genzoo.loggers import CurvesFile, finish_wandb
 from genzoo.metrics.cost import cost
+from genzoo.processes import beside_rank_zero, launch, rank_zero_first, share_buffers, to_start
 from genzoo.provenance import provenance
 from genzoo.score import Scorer, in_words, unscored
+from genzoo.showcase import showcase
+from genzoo.study import as_typed, asked
 
 log = logging.getLogger("genzoo")
 
@@ -27,18 +31,22 @@ log = logging.getLogger("genzoo")
 @command("config")
 def main(cfg: DictConfig) -> float | None:
     """One run; its return value is the first score, for sweepers that search."""
-    metrics = finish(plain(cfg), Path(cfg.folder), list(HydraConfig.get().overrides.task))
+    metrics = finish(plain(cfg), Path(cfg.folder), as_typed(HydraConfig.get().overrides.task))
     return next((score["value"] for score in metrics["scores"].values()), None)
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Raises ValueError for a size that is no whole number of at least 1."""
+    """Raises ValueError for a size that is no whole number of at least 1, and for a budget that is not positive."""
     for key in ("width", "blocks", "latent", "budget.images", "budget.checks", "data.batch_size"):
         value: Any = settings
         for part in key.split("."):
             value = value[part]
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{key}={value}: give a whole number of at least 1")
+    for kind in ("minutes", "flops"):
+        value = settings["budget"][kind]
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise ValueError(f"budget.{kind}={value}: give a number above 0, or null for a budget of images")
     if not isinstance(settings["seed"], int) or settings["seed"] < 0:
         raise ValueError(f"seed={settings['seed']}: give a whole number of at least 0")
 
@@ -49,73 +57,89 @@ def finish(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict
     A failure leaves its traceback in failed.txt until a later call succeeds.
     """
     check(settings)
-    runs.claim(folder, settings)
-    metrics = runs.finished(folder)
-    if metrics is not None:
-        log.info("already finished: %s (delete it to run again)", folder)
+    if beside_rank_zero(settings["trainer"]):  # which keeps the folder
+        return runs.finished(folder) or train(settings, folder, overrides)
+    with runs.held(folder):
+        runs.claim(folder, settings)
+        metrics = runs.finished(folder)
+        if metrics is not None:
+            log.info("already finished: %s (delete it to run again)", folder)
+            return metrics
+        log.info("run folder: %s", folder)
+        failed = folder / "failed.txt"
+        try:
+            metrics = train_in_processes(settings, folder, overrides)
+        except Exception:
+            runs.write_text(failed, traceback.format_exc())
+            finish_wandb({})
+            raise
+        failed.unlink(missing_ok=True)
+        log.info("%s: %s -> %s", metrics["provenance"]["family"], in_words(metrics), folder / runs.METRICS)
         return metrics
-    log.info("run folder: %s", folder)
-    failed = folder / "failed.txt"
-    try:
-        metrics = train(settings, folder, overrides)
-    except Exception:
-        runs.write_text(failed, traceback.format_exc())
-        finish_wandb({})
-        raise
-    failed.unlink(missing_ok=True)
-    return metrics
+
+
+def train_in_processes(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """`train`, in new processes where the trainer wants several of them."""
+    n = to_start(instantiate(settings["trainer"], logger=False))
+    if n == 1:
+        return train(settings, folder, overrides)
+    launch(n, train, settings, folder, overrides)
+    return runs.finished(folder)
 
 
 def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Fit, then score with the averaged weights, then write metrics.json; returns its contents."""
+    """Fit, then score with the averaged weights, then write metrics.json; returns its contents.
+
+    Of several processes each calls this; rank 0 alone writes, the others return when nothing is left to do together.
+    """
     started = time.time()
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     data = instantiate(settings["data"], _convert_="all")
-    trainer = make_trainer(settings, folder, data.batch_size)
+    trainer = make_trainer(settings, folder)
     device = trainer.strategy.root_device
     # before the training, so that a missing extractor is known at once
-    score = Scorer(settings, data, device) if settings["metrics"] else None
+    with rank_zero_first(trainer):
+        score = Scorer(settings, data, device) if settings["metrics"] else None
     find(trainer, Judge).score = score.quick if score else None
     model = runs.build(settings)
     checkpoint = folder / runs.CHECKPOINT
     trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    budget = find(trainer, Budget)
     model.to(device)  # Lightning leaves it on the CPU
     if isinstance(model, HasAfterFit):
+        data.trainer = None  # whose loaders give this process's share of the images
         with averaged(trainer, model):
-            model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+            if trainer.is_global_zero:
+                model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
         find(trainer, LastCheckpoint).save(trainer)
+    share_buffers(trainer, model)
     with averaged(trainer, model):
         judged = score(model) if score else unscored(model)
-        costs = cost(model, find(trainer, Budget).seconds, find(trainer, MultiplyAdds).per_image)
-    runs.save_gallery(folder, judged, data.split("test").x)
+        if not trainer.is_global_zero:
+            return judged.record
+        costs = cost(model, budget.seconds, budget.multiply_adds)
+        more = showcase(model, data.split("test").x)
+    runs.save_gallery(folder, judged, data.split("test").x, more)
     metrics = {
         **judged.record,
+        "budget": budget.record(),
         "cost": costs,
         "provenance": provenance(
             overrides, started, family=model.family, sampling=model.sampling, config_hash=runs.fingerprint(settings)
         ),
     }
     runs.write_json(folder / runs.METRICS, metrics)
-    log.info("%s: %s -> %s", model.family, in_words(metrics), folder / runs.METRICS)
     finish_wandb({name: row["value"] for name, row in metrics["scores"].items()})
     return metrics
 
 
-def make_trainer(settings: dict[str, Any], folder: Path, batch_size: int) -> pl.Trainer:
-    """Lightning's Trainer with the configured callbacks and loggers, validating `budget.checks` times.
-
-    Raises ValueError for several processes, which would score and write the same run.
-    """
+def make_trainer(settings: dict[str, Any], folder: Path) -> pl.Trainer:
+    """Lightning's Trainer with the configured callbacks and loggers; the Budget says when it validates."""
     callbacks = instantiate(list(settings["callbacks"].values()), _convert_="all")
     loggers = [CurvesFile(folder), *instantiate(list(settings["logger"].values()), _convert_="all")]
     for logger in loggers:
         logger.log_hyperparams(settings)
-    batches = math.ceil(settings["budget"]["images"] / batch_size)
-    interval = math.ceil(batches / settings["budget"]["checks"])
-    trainer = instantiate(settings["trainer"], callbacks=callbacks, logger=loggers, val_check_interval=interval)
-    if trainer.world_size > 1:
-        raise ValueError(f"trainer.devices: {trainer.world_size} processes would write one run; set trainer.devices=1")
-    return trainer
+    return instantiate(settings["trainer"], callbacks=callbacks, logger=loggers, val_check_interval=NEVER)
 
 
 def find(trainer: pl.Trainer, kind: type) -> Any:
@@ -123,5 +147,30 @@ def find(trainer: pl.Trainer, kind: type) -> Any:
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
+def program() -> None:
+    """The command line. `-m +study=NAME` runs the cells of a study that are not finished and then reports on it.
+
+    After a sweep every run of it that failed is named, and the exit code is that of the first failure.
+    """
+    started, study = time.time(), None
+    try:
+        study = asked(sys.argv[1:])
+    except (OSError, ValueError) as error:
+        print(f"genzoo: {error}", file=sys.stderr)
+        sys.exit(2)
+    if study is not None:
+        sys.argv[1:] = study.arguments
+        study.plan()
+    try:
+        main()
+    finally:
+        failed = [path for path in sorted(Path("outputs").rglob("failed.txt")) if path.stat().st_mtime >= started]
+        if len(failed) > 1 or study is not None:
+            for path in failed:
+                print(f"genzoo: failed: {path.parent} (see {path.name} there)", file=sys.stderr)
+        if study is not None:
+            study.report()
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -1,7 +1,10 @@
 """A run is a folder: its config.yaml, its checkpoint, its metrics.json; written whole or not at all."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from genzoo.metrics.evaluate import GALLERY, Evaluation, quantised
 from genzoo.metrics.protocol import short_hash
 from genzoo.pictures import save_grid
 
-SETTINGS, METRICS, CHECKPOINT = "config.yaml", "metrics.json", "checkpoints/last.ckpt"
+SETTINGS, METRICS, CHECKPOINT, LOCK = "config.yaml", "metrics.json", "checkpoints/last.ckpt", ".lock"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,6 +69,23 @@ def differences(a: Any, b: Any, key: str = "") -> list[str]:
     return [] if a == b else [f"{key} ({a} there, {b} now)"]
 
 
+@contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder for as long as the block runs; the system lets go of a dead one's hold.
+
+    Raises ValueError when another process is at work there.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is at work in {run_dir}: wait for it, or set study=NAME to write elsewhere"
+            ) from error
+        yield
+
+
 def claim(run_dir: Path, settings: dict[str, Any]) -> None:
     """Write config.yaml, or make sure that the one there is of the same configuration.
 
@@ -91,14 +111,16 @@ def finished(run_dir: Path) -> dict[str, Any] | None:
         return None
 
 
-def save_gallery(run_dir: Path, judged: Evaluation, reals: Tensor, variant: str = "") -> None:
+def save_gallery(
+    run_dir: Path, judged: Evaluation, reals: Tensor, more: dict[str, np.ndarray], variant: str = ""
+) -> None:
     """samples.npz, and samples.png of 64 fakes. reals: held-out images (N, C, H, W), uint8 or points in [-1, 1].
 
     The arrays, each of as many images, uint8 (k, C, H, W): `fake`, `real`, and where there are scores `nearest`, the
-    training image closest to each fake, with its `distance` (k,) in feature space.
+    training image closest to each fake, with its `distance` (k,) in feature space; and `more` of `showcase`.
     """
     fake, real = judged.fakes[:GALLERY].numpy(), quantised(reals[:GALLERY]).cpu().numpy()
-    arrays = {"fake": fake, "real": real}
+    arrays = {"fake": fake, "real": real, **more}
     if judged.neighbours is not None:
         arrays |= {"nearest": judged.neighbours.numpy(), "distance": judged.distances.numpy()}
     part = run_dir / f"samples{variant}.part.npz"

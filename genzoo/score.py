@@ -25,6 +25,7 @@ from genzoo.metrics.reference import reference_of
 from genzoo.metrics.scores import frechet, kernel
 from genzoo.provenance import command_line, provenance
 from genzoo.sample import device, exchange_sampler
+from genzoo.showcase import showcase
 
 
 class Scorer:
@@ -121,7 +122,8 @@ def rescore(
         },
     }
     variant = f"-{short_hash([record['protocol_id'], model.sampling])}"
-    runs.save_gallery(folder, judged, data.split("test").x, variant)
+    reals = data.split("test").x
+    runs.save_gallery(folder, judged, reals, showcase(model, reals), variant)
     path = folder / f"metrics{variant}.json"
     runs.write_json(path, record)
     return record, path

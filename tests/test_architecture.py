@@ -17,7 +17,8 @@ ALLOWED = {  # what a room may import of genzoo besides itself
     "report": set(),
     "metrics": {"generator"},
     "models": {"generator", "nets", "diffusion"},
-    "callbacks": {"generator", "metrics", "pictures", "loggers"},
+    "budget": {"generator", "metrics"},
+    "callbacks": {"budget", "generator", "pictures", "loggers"},
     "generator": set(),
 }
 

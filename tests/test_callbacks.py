@@ -12,18 +12,8 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
-from genzoo.callbacks import (
-    EMA,
-    Bar,
-    Budget,
-    Curves,
-    Judge,
-    LastCheckpoint,
-    LearningRate,
-    StopOnNaN,
-    averaged,
-    warmup_cosine,
-)
+from genzoo.budget import NEVER, Budget, LearningRate, warmup_cosine
+from genzoo.callbacks import EMA, Bar, Curves, Judge, LastCheckpoint, StopOnNaN, averaged
 from genzoo.generator import Generator
 from genzoo.loggers import CurvesFile
 from genzoo.models.gan import GAN, hinge
@@ -106,6 +96,60 @@ def test_budget_that_is_used_up_trains_no_more() -> None:
     assert model.images_seen == 40 and model.level.item() == 10
 
 
+class Linear(Falling):
+    """A step of known cost: 4 x 3 multiply-adds an image forward, as many for the gradient of the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 3, bias=False)
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        return {"loss": self.net(x.flatten(1)).mean()}
+
+
+def test_a_budget_of_flops() -> None:
+    model, budget = Linear(), Budget(10, flops=2 * 24 * 35, checks=2)
+    fit(model, [LearningRate(schedule=lambda share: share), budget])
+    assert budget.multiply_adds == 24
+    assert model.images_seen == 40  # the batch that passes 35
+    assert budget.record() == {"kind": "flops", "asked": 2 * 24 * 35, "spent": 2 * 24 * 40, "reached": True}
+
+
+def test_flops_that_cannot_be_counted_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"budget\.flops.*no multiply-adds"):
+        fit(Falling(), [Budget(10, flops=100.0)])
+
+
+def test_a_budget_of_minutes(monkeypatch) -> None:
+    """A clock that moves on by six seconds whenever it is asked: once a batch."""
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("genzoo.budget.time.perf_counter", lambda: next(clock))
+    model, budget = Falling(), Budget(10, minutes=0.5)
+    fit(model, [budget])
+    assert model.images_seen == 50
+    assert budget.record()["reached"] and budget.record()["spent"] == pytest.approx(0.6, abs=0.11)  # and the end's tick
+
+
+@pytest.mark.parametrize("unit", [{}, {"flops": 2 * 24 * 60.0}])
+def test_validations_at_equal_shares_of_the_budget(unit: dict) -> None:
+    class Watch(Callback):
+        def __init__(self) -> None:
+            self.seen = []
+
+        def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
+            self.seen.append(model.images_seen)
+
+    watch = Watch()
+    fit(Linear(), [Budget(60, **unit, checks=3), watch], batches=4, val_check_interval=NEVER)
+    assert watch.seen == [20, 40, 60]
+
+
+def test_a_run_that_ends_before_its_budget_says_so() -> None:
+    budget = Budget(60)
+    fit(Falling(), [budget], max_epochs=1, batches=3)
+    assert budget.record() == {"kind": "images", "asked": 60, "spent": 30, "reached": False}
+
+
 # --- Learning rate.
 
 
@@ -121,13 +165,13 @@ def test_warmup_cosine_at_its_ends() -> None:
 def test_learning_rate_follows_the_images() -> None:
     """SGD on the loss `level` takes steps of the learning rate itself."""
     model = Falling()
-    fit(model, [LearningRate(60, schedule=lambda share: share), Budget(60)])
+    fit(model, [LearningRate(schedule=lambda share: share), Budget(60)])
     assert model.level.item() == pytest.approx(10 - 0.5 * sum(k / 6 for k in range(1, 7)))
 
 
 def test_learning_rate_reaches_both_players() -> None:
     model = gan()
-    trainer = fit(model, [LearningRate(60, schedule=lambda share: 1 - share / 2), Budget(60)])
+    trainer = fit(model, [LearningRate(schedule=lambda share: 1 - share / 2), Budget(60)])
     assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0.5e-3] * 2)
 
 
@@ -218,7 +262,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("make", [Falling, gan])
 def test_curves_count_images(make, tmp_path: Path) -> None:
-    fit(make(), [Budget(120), Curves(120, points=4)], logger=CurvesFile(tmp_path), val_check_interval=6)
+    fit(make(), [Budget(120), Curves(points=4)], logger=CurvesFile(tmp_path), val_check_interval=6)
     train = [row for row in rows(tmp_path) if row["name"] == "train/loss"]
     assert [int(row["images"]) for row in train] == [30, 60, 90, 120]
     assert [int(row["images"]) for row in rows(tmp_path) if row["name"] == "val/loss"] == [60, 120]
@@ -230,7 +274,7 @@ def test_judge_writes_a_grid_and_its_scores(tmp_path: Path) -> None:
     judge, model = Judge(tmp_path / "samples.png", n=9), Falling()
     fakes = []
     judge.score = lambda fake: fakes.append(fake) or {"mean": fake.float().mean().item()}
-    callbacks = [Budget(60), Curves(60), judge]
+    callbacks = [Budget(60), Curves(), judge]
     torch.manual_seed(4)
     fit(model, callbacks, logger=CurvesFile(tmp_path), val_check_interval=3)
     assert (tmp_path / "samples.png").stat().st_size > 100
@@ -313,20 +357,24 @@ def test_a_failed_write_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("make", [Falling, gan])
 def test_a_resumed_run_goes_on_where_it_was(make, tmp_path: Path) -> None:
-    def callbacks(images: int) -> list[Callback]:
-        schedule = partial(warmup_cosine, warmup=0.5)
-        return [Budget(images), LearningRate(120, schedule), EMA(0.5), LastCheckpoint(tmp_path)]
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, model: Generator, *_) -> None:
+            trainer.should_stop = model.images_seen >= 40
 
-    stopped = callbacks(40)
-    fit(make(), stopped)
+    def callbacks() -> list[Callback]:
+        schedule = partial(warmup_cosine, warmup=0.5)
+        return [Budget(120), LearningRate(schedule), EMA(0.5), LastCheckpoint(tmp_path)]
+
+    stopped = callbacks()
+    fit(make(), [*stopped, Stop()])
     seconds = stopped[0].seconds
-    model, resumed = make(), callbacks(120)
+    model, resumed = make(), callbacks()
     fit(model, resumed, checkpoint=tmp_path / "last.ckpt")
     assert model.images_seen == 120
     assert resumed[0].seconds > seconds
     assert resumed[2].batches == 12
     if make is Falling:  # where an uninterrupted run arrives
-        whole, uninterrupted = make(), callbacks(120)
+        whole, uninterrupted = make(), callbacks()
         fit(whole, uninterrupted)
         assert model.level.item() == pytest.approx(whole.level.item(), rel=1e-6)
         assert resumed[2].average["level"].item() == pytest.approx(uninterrupted[2].average["level"].item(), rel=1e-6)
@@ -340,7 +388,7 @@ def test_a_finished_run_that_is_resumed_does_not_train(tmp_path: Path) -> None:
 
 
 def test_bar_ends_full(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = Bar(60, "falling on zeros")
+    bar = Bar("falling on zeros")
     fit(Falling(), [Budget(60), bar])
     assert bar.bar.n == 60
     assert "falling on zeros: 100%" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_a_sweep_finishes_the_good_run_and_names_the_bad_one(sweep):
     folder, code = sweep
     good = next(folder.glob("outputs/s/*reference=train*/seed=0"))
     assert code == 2
-    files = {"config.yaml", "metrics.json", "samples.npz", "samples.png", "curves.csv", "checkpoints", "run.log"}
+    files = {".lock", "config.yaml", "metrics.json", "samples.npz", "samples.png", "curves.csv", "checkpoints", "run.log"}
     assert files == {path.name for path in good.iterdir()}
     bad = next(folder.glob("outputs/s/*reference=tests*/seed=0"))
     assert "Traceback" in (bad / "failed.txt").read_text()
@@ -69,8 +69,9 @@ def test_a_sweep_finishes_the_good_run_and_names_the_bad_one(sweep):
 def test_metrics_json_has_the_sections_that_the_report_reads(sweep):
     folder, _ = sweep
     metrics = json.loads(next(folder.glob("outputs/s/*reference=train*/seed=0/metrics.json")).read_text())
-    sections = {"protocol", "protocol_id", "scores", "likelihoods", "calibration", "cost", "provenance"}
+    sections = {"protocol", "protocol_id", "scores", "likelihoods", "calibration", "budget", "cost", "provenance"}
     assert set(metrics) == sections
+    assert metrics["budget"] == {"kind": "images", "asked": 256, "spent": 256, "reached": True}
     assert metrics["scores"]["FD-digits"]["n"] == metrics["protocol"]["n_fake"] == 32
     assert metrics["scores"]["bits/dim"]["kind"] == "lower bound"
     assert metrics["cost"]["images_seen"] == 256

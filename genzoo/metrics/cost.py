@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from genzoo.generator import Generator
+from genzoo.metrics.ranks import world
 
 Sample = Callable[[int], Tensor]
 aten = torch.ops.aten
@@ -139,7 +140,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU with the number of threads that torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    """The GPU's name, or the CPU with the number of threads that torch uses; how often, in several processes."""
+    threads = f"{device.type}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    return f"{world()} x {name}" if world() > 1 else name

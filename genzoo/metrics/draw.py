@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from genzoo.generator import to_uint8
+from genzoo.metrics.ranks import gathered, share
 
 
 class PerImage(TorchDispatchMode):
@@ -81,6 +82,12 @@ def draw(sample: Callable[[int], Tensor], n: int, batch_size: int = 256, seed: i
         with per_image(seed, first + i, size):
             batches.append(to_uint8(finite(sample(size))).cpu())
     return torch.cat(batches)
+
+
+def draw_together(sample: Callable[[int], Tensor], n: int, batch_size: int = 256, seed: int = 0) -> Tensor:
+    """The first n images of a seed, of which each process of a training draws its share and has all."""
+    mine = share(n)
+    return gathered(draw(sample, len(mine), batch_size, seed, first=mine.start))
 
 
 def finite(x: Tensor) -> Tensor:

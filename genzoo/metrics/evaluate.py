@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from genzoo.generator import to_uint8
 from genzoo.metrics.cache import cache_folder, write_atomically
 from genzoo.metrics.controls import control_images
-from genzoo.metrics.draw import draw
+from genzoo.metrics.draw import draw_together
 from genzoo.metrics.features import extract, identified
 from genzoo.metrics.intervals import repeats_interval
 from genzoo.metrics.neighbours import nearest
 from genzoo.metrics.protocol import Protocol, images_sha256, short_hash
+from genzoo.metrics.ranks import agreed, share
 from genzoo.metrics.reference import Reference, reference_of
-from genzoo.metrics.scores import OnFeatures, ScoreFunction, Scores
+from genzoo.metrics.scores import OnFeatures, ScoreFunction, Scores, every
 
 GALLERY = 256  # generated images that are kept, each with its nearest training image
 Splits = Mapping[str, Tensor]
@@ -81,7 +82,7 @@ def evaluate(
     compare = partial(compared, extractor=extractor, functions=scores, batch_size=batch_size)
     against = partial(reference_of, images, extractor, reference, cache_dir=cache_dir, batch_size=batch_size)
     real = against(held_out="test")
-    fakes = draw(sample, sets * protocol.n_fake, batch_size, seed).split(protocol.n_fake)
+    fakes = draw_together(sample, sets * protocol.n_fake, batch_size, seed).split(protocol.n_fake)
     held_out = chosen(splits["test"], protocol.n_likelihood, seed)
     densities = likelihoods(held_out, batch_size, seed, estimates) if likelihoods and len(held_out) else []
     record = {
@@ -128,19 +129,17 @@ def chosen(images: Tensor, n: int, seed: int) -> Tensor:
 def compared(
     images: Tensor, real: Reference, extractor: nn.Module, functions: Mapping[str, ScoreFunction], batch_size: int = 256
 ) -> Scores:
-    """Every score of uint8 images (n, C, H, W).
+    """Every score of uint8 images (n, C, H, W), the features of which the processes of a training share out.
 
     Raises ValueError for fewer than two images, which have no covariance.
     """
     if len(images) < 2:
         raise ValueError(f"Scores compare distributions, and {len(images)} image has none: raise metrics.n.")
-    features = extract(images, extractor, batch_size).to(real.real.device)
-    scores: Scores = {}
-    for function in functions.values():
-        metric = OnFeatures(function, real).to(features.device)
-        metric.update(features)
-        scores |= metric.compute()
-    return scores
+    mine = share(len(images))
+    features = extract(images[mine.start : mine.stop], extractor, batch_size).to(real.real.device)
+    metric = OnFeatures(partial(every, list(functions.values())), real).to(features.device)
+    metric.update(features)
+    return metric.compute()
 
 
 def combined(sets: Sequence[Scores], n: int) -> Rows:
@@ -175,10 +174,8 @@ def calibration(
     unlike = {"sets": 1, "n_likelihood": 0}  # what these rows do not depend on
     others = [images_sha256(images[name]) for name in sorted(images)]
     path = cache_folder(cache_dir) / f"calibration-{short_hash([asdict(protocol) | unlike, others])}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        pass  # absent or damaged: compute it
+    if (rows := agreed(rows_in(path))) is not None:
+        return rows
     held_out = {"real test": "val"} if "val" in images else {}
     rows = {
         row: combined([compare(control, against(held_out=held_out.get(row, "test")))], len(control))
@@ -186,6 +183,14 @@ def calibration(
     }
     write_atomically(path, json.dumps(rows).encode())
     return rows
+
+
+def rows_in(path: Path) -> dict[str, Rows] | None:
+    """The rows kept in a file; None where it is absent or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def neighbours_of(fakes: Tensor, train: Tensor, real: Reference, extractor: nn.Module) -> tuple[Tensor, Tensor]:

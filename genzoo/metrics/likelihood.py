@@ -10,6 +10,7 @@ from tqdm import tqdm
 from genzoo.generator import Generator, HasLikelihood, HasLikelihoods, Likelihood, bits_per_dim, to_uint8
 from genzoo.metrics.draw import per_image
 from genzoo.metrics.intervals import t_interval
+from genzoo.metrics.ranks import gathered, share
 
 Row = dict[str, Any]  # "value", "ci95", "n", "kind", "method"
 
@@ -44,13 +45,16 @@ def ways(model: Generator) -> list[Likelihood]:
 
 @torch.no_grad()
 def log_probs(way: Likelihood, images: Tensor, model: Generator, batch_size: int, seed: int) -> Tensor:
-    """(N,) nats in float64 on the host of uint8 images, which the model sees in its own precision."""
-    parts = []
-    for i in tqdm(range(0, len(images), batch_size), desc=way.method, leave=False, disable=None, delay=1):
-        x = images[i : i + batch_size].to(model.device, model.dtype) / 127.5 - 1
+    """(N,) nats in float64 on the host of uint8 images, which the model sees in its own precision.
+
+    Each process of a training computes its share and has all.
+    """
+    parts, mine = [], share(len(images))
+    for i in tqdm(mine[::batch_size], desc=way.method, leave=False, disable=None, delay=1):
+        x = images[i : min(i + batch_size, mine.stop)].to(model.device, model.dtype) / 127.5 - 1
         with per_image(seed, i, len(x)):
             parts.append(way.log_prob(x).cpu().double())
-    return torch.cat(parts)
+    return gathered(torch.cat(parts))
 
 
 def row(way: Likelihood, log_prob: Tensor, images: Tensor) -> Row:

@@ -61,7 +61,7 @@ def reference_of(
     Raises ValueError for a split that is not there.
     """
     if missing := {reference, held_out} - set(splits):
-        raise ValueError(f"metrics need the split {min(missing)!r} but got {sorted(splits)}.")
+        raise ValueError(f"metrics.reference={min(missing)} is no split of these images: choose {', '.join(splits)}.")
     device = device_of(extractor)
 
     def features(split: str) -> Tensor:

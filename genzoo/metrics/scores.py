@@ -4,7 +4,7 @@ Each is a function (fake, reference, settings...) -> {printed name: Score} of fe
 `OnFeatures` makes a torchmetrics.Metric of it. A new score is one more function, named in conf/metrics.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from genzoo.metrics.intervals import errors, jackknife, replicates_error, share_
 from genzoo.metrics.kernel import kernel_distance, kernel_jackknife
 from genzoo.metrics.memorisation import ENOUGH, authenticity, copying
 from genzoo.metrics.prdc import prdc_jackknife
+from genzoo.metrics.ranks import gather
 from genzoo.metrics.reference import Reference
 
 
@@ -38,7 +39,7 @@ class OnFeatures(Metric):
     full_state_update = False
 
     def __init__(self, score: ScoreFunction, reference: Reference) -> None:
-        super().__init__()
+        super().__init__(dist_sync_fn=gather)
         self.score, self.reference = score, reference
         self.add_state("features", default=[], dist_reduce_fx="cat")
 
@@ -49,6 +50,11 @@ class OnFeatures(Metric):
     def compute(self) -> Scores:
         """Every score of all images so far."""
         return self.score(dim_zero_cat(self.features), self.reference)
+
+
+def every(functions: Iterable[ScoreFunction], fake: Tensor, reference: Reference) -> Scores:
+    """The scores of all the functions, as one to be bound to them."""
+    return {name: score for function in functions for name, score in function(fake, reference).items()}
 
 
 def frechet(fake: Tensor, reference: Reference, parts: int = 5, blocks: int = 10) -> Scores:

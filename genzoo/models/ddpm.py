@@ -112,6 +112,18 @@ class DDPM(Generator):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         refuse_classes(self, y)
+        return self.walk(n)
+
+    def walk(self, n: int, **watch: Callable[..., None]) -> Tensor:
+        """n samples; `callback`, if given, sees the sampler's every step."""
         sigmas = trailing(self.sigmas, self.steps)
         x = sigmas[0] * torch.randn(n, *self.image_shape, device=self.device)
-        return self.sampler(self.denoise, x, sigmas)
+        return self.sampler(self.denoise, x, sigmas, **watch)
+
+    @torch.no_grad()
+    def trajectory(self, n: int, frames: int) -> Tensor:
+        """(n, frames, C, H, W): x0_hat at equal distances in steps, the last one the sample's."""
+        seen: list[Tensor] = []
+        self.walk(n, callback=lambda i, x, x0: seen.append(x0))
+        steps = torch.linspace(0, len(seen) - 1, frames).round().long().tolist()
+        return torch.stack([seen[i] for i in steps], 1)

@@ -26,7 +26,8 @@ def to_csv(tables: Sequence[Group]) -> str:
     scores = list(dict.fromkeys(name for group in tables for name in group.scores))
     costs = list(dict.fromkeys(key for group in tables for run in group.runs for key in run.metrics["cost"]))
     lead = ["protocol_id", "kind", "rank", "run", "family", "seeds", "seed"]
-    columns = [*lead, *(name + part for name in scores for part in PARTS), *costs, "place"]
+    budget = [f"budget_{key}" for key in ("kind", "asked", "spent", "reached")]
+    columns = [*lead, *(name + part for name in scores for part in PARTS), *costs, *budget, "place"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -45,7 +46,10 @@ def _row_lines(row: Row) -> list[dict[str, Any]]:
     costs = {key: row.cost(key) for run in row.runs for key in run.metrics["cost"]}
     whole = {"kind": "setting", "rank": row.rank, "seeds": len(row.runs), **_setting_scores(row), **costs}
     runs = [
-        {"kind": "run", "seed": run.seed, "place": run.place, **_entries(run.metrics["scores"]), **run.metrics["cost"]}
+        {"kind": "run", "seed": run.seed, "place": run.place}
+        | _entries(run.metrics["scores"])
+        | run.metrics["cost"]
+        | {f"budget_{key}": item for key, item in run.metrics.get("budget", {}).items()}
         for run in row.runs
     ]
     return [lead | line for line in (whole, *runs)]

@@ -13,6 +13,22 @@ from genzoo.report.table import Group, Row
 NEAREST = "Nearest training images"
 NEAREST_NOTE = "Each sample above the training image nearest to it in feature space: a copy shows as a twin."
 CLOSEST = " The closest pairs come first."
+RECONSTRUCTIONS = "Reconstructions"
+RECONSTRUCTIONS_NOTE = (
+    "Each held-out image above what the model makes of its code: what is lost, the code did not hold."
+)
+STRIPS = {  # arrays of rows: the summary of the fold, the sentence in it
+    "interpolation": (
+        "Interpolations",
+        "Each row goes from one latent to another: smooth and always an image where the model has learnt more than its "
+        "training images.",
+    ),
+    "trajectory": (
+        "From noise to image",
+        "Each row is one sample in the making: the model's guess of the final image (x̂₀) at some of the steps, the "
+        "first at the left.",
+    ),
+}
 NONE = np.zeros((0, 1, 1, 1), np.uint8)
 
 
@@ -63,6 +79,7 @@ def _tile(row: Row) -> Tile:
     first = row.runs[0]
     found = samples(first)
     folds = [_nearest(row.name, found)] if "nearest" in found and not pictures.is_points(found["fake"]) else []
+    folds += _reconstructions(row.name, found) + _strips(row.name, found)
     folds += [_seed(row.name, run) for run in row.runs[1:]]
     return Tile(row.name, _drawn(first), _picture(found.get("fake", NONE), f"{row.name}, {_drawn(first)}"), folds)
 
@@ -85,6 +102,26 @@ def _nearest(name: str, found: dict[str, np.ndarray]) -> Picture:
     note = NEAREST_NOTE + ("" if distance is None else CLOSEST)
     draw = partial(pictures.pairs, found["fake"], found["nearest"], distance)
     return Picture(f"Images: {name}, each above its nearest training image", draw, summary=NEAREST, note=note)
+
+
+def _reconstructions(name: str, found: dict[str, np.ndarray]) -> list[Picture]:
+    """Real images above their reconstructions, as many as there are of both."""
+    real, again = found.get("real", NONE), found.get("reconstruction", NONE)
+    k = min(len(real), len(again))
+    if not k or real.shape[1:] != again.shape[1:] or pictures.is_points(real):
+        return []
+    draw = partial(pictures.pairs, real[:k], again[:k], None)
+    alt = f"Images: real, each above its reconstruction by {name}"
+    return [Picture(alt, draw, summary=RECONSTRUCTIONS, note=RECONSTRUCTIONS_NOTE)]
+
+
+def _strips(name: str, found: dict[str, np.ndarray]) -> list[Picture]:
+    kept = {key: found[key] for key in STRIPS if key in found and found[key].shape[2:] != (2, 1, 1)}
+    return [
+        Picture(f"{name}: rows of images, {key}", partial(pictures.strips, images), summary=summary, note=note)
+        for key, images in kept.items()
+        for summary, note in [STRIPS[key]]
+    ]
 
 
 def _seed(name: str, run: Run) -> Picture:

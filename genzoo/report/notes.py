@@ -79,7 +79,7 @@ def _meet(first: table.Row, second: table.Row, name: str) -> bool:
 def of_scores(group: Group) -> str:
     """How to read the table: the order, which noise an interval is of, and what has no better direction."""
     parts = [f"Ranked by {group.by}." if group.by else "No scores to rank by."]
-    parts += [*_of_intervals(group), _of_bits(group), _of_neither(group)]
+    parts += [*_of_intervals(group), _of_bits(group), _of_neither(group), _of_budgets(group)]
     if group.calibration:
         parts.append("In italics, real and spoilt images scored like a generator.")
     return " ".join(filter(None, parts))
@@ -103,6 +103,31 @@ def _of_bits(group: Group) -> str:
     signs = {"lower bound": "≤ is a bound: the true bits/dim are at most this", "estimate": "≈ is an estimate"}
     said = [words for kind, words in signs.items() if kind in kinds]
     return f"{'; '.join(said)}." if said else ""
+
+
+def _of_budgets(group: Group) -> str:
+    """Which rows did not spend what they were asked to, and what each spent where that is not the same."""
+    early = [row.name for row in group.rows if row.ended_early]
+    said = f"{listed(early)} {table.EARLY}, before the budget was spent, and cannot be best." if early else ""
+    spent = {row.name: _spent(row) for row in group.rows if _spent(row)}
+    amounts = [amount for found in spent.values() for _, amount in found]
+    kinds = {kind for found in spent.values() for kind, _ in found}
+    if len(kinds) < 2 and max(amounts, default=0) <= 1.02 * min(amounts, default=0):
+        return said
+    each = "; ".join(f"{name} {_range(found)}" for name, found in spent.items())
+    return f"{said} Budgets spent are not equal: {each}.".strip()
+
+
+def _spent(row: table.Row) -> list[tuple[str, float]]:
+    """("images", 80000) of every run that says what it spent."""
+    found = [run.metrics.get("budget", {}) for run in row.runs]
+    return [(str(b.get("kind")), float(b["spent"])) for b in found if isinstance(b.get("spent"), (int, float))]
+
+
+def _range(spent: Sequence[tuple[str, float]]) -> str:
+    """80,000 images, or the least to the greatest over a row's runs."""
+    amounts = each_once(f"{amount:,.4g}" if amount < 1e4 else f"{amount:,.0f}" for _, amount in sorted(spent))
+    return f"{' to '.join(dict.fromkeys([amounts[0], amounts[-1]]))} {listed(each_once(kind for kind, _ in spent))}"
 
 
 def _of_neither(group: Group) -> str:

@@ -1,11 +1,33 @@
 """The report: finished runs become tables, galleries and curves, and these one page that needs no network."""
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from genzoo.report import figures, formats, notes, pictures, scale, settings, sheets, table, units
+from genzoo.report import (
+    drawing,
+    figures,
+    files,
+    formats,
+    latex,
+    notes,
+    palette,
+    pictures,
+    scale,
+    scores,
+    settings,
+    sheets,
+    study,
+    table,
+    tradeoffs,
+    units,
+)
+from genzoo.report.figures import Panel
 from genzoo.report.gallery import fakes, galleries, real
 from genzoo.report.panels import classes, panels
 from genzoo.report.runs import Run, find
@@ -13,54 +35,75 @@ from genzoo.report.table import Group, Row
 
 
 def write(folders: list[Path], out: Path) -> Path:
-    """Writes index.html, table.md, table.csv, samples.png on all runs below the folders into `out`; returns the page.
+    """Writes the report on all runs below the folders into `out`; returns its page.
 
+    index.html, table.md, table.csv, table.tex, samples.png, and in figures/ every figure as SVG and PDF.
     Raises FileNotFoundError when there is no such folder or no run in any of them.
     """
     runs = find(folders)
+    studies = study.find(folders)
     groups = table.groups(runs)
-    rest = [run for run in runs if run.state != "finished"]
+    rest = [run for run in [*runs, *study.not_begun(studies, runs)] if run.state != "finished"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(formats.to_markdown(groups, rest), "utf-8")
     (out / "table.csv").write_text(formats.to_csv(groups), "utf-8")
-    (out / "index.html").write_text(_html(groups, rest), "utf-8")
+    (out / "table.tex").write_text(latex.to_latex(groups), "utf-8")
+    environment, drawn = _environment(), [(tradeoffs.panels(group), panels(group)) for group in groups]
+    files.save([[*costs, *curves] for costs, curves in drawn], out / "figures", environment)
+    (out / "index.html").write_text(_html(environment, groups, rest, studies, drawn), "utf-8")
     for group in groups[:1]:
         sets = [("Real", real(group)), *((row.name, fakes(row)) for row in group.rows)]
         pictures.montage(sets).save(out / "samples.png")
     return out / "index.html"
 
 
-def _html(groups: list[Group], rest: list[Run]) -> str:
-    rows = [row for group in groups for row in group.rows]
-    environment = Environment(
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("genzoo.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _html(
+    environment: Environment,
+    groups: list[Group],
+    rest: list[Run],
+    studies: list[study.Study],
+    drawn: list[tuple[list[Panel], list[Panel]]],
+) -> str:
+    rows = [row for group in groups for row in group.rows]
     tiles, side = galleries(groups)
+    script = resources.files("genzoo.report").joinpath("sort.js").read_text("utf-8")
     return environment.get_template("template.html").render(
         title=notes.title(groups),
         studies=notes.each_once(run.config.get("study") for run in [*_runs(rows), *rest]),
+        asked=studies,
         summary=notes.summary(groups, rest),
         groups=groups,
         rest=rest,
         galleries=tiles,
         side=side,
-        panels=[panels(group) for group in groups],
+        costs=[found for found, _ in drawn],
+        panels=[found for _, found in drawn],
         classes=[classes(group) for group in groups],
         sure=any(map(sheets.order_note, groups)),
         likely=any(map(sheets.likelihood_sheet, groups)),
         columns=[row.name for row in rows],
         differences=_differences(rows),
         versions=_versions(rows),
-        table=table,
-        sheets=sheets,
-        scale=scale,
-        notes=notes,
-        figures=figures,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_rooms(),
     )
+
+
+def _rooms() -> dict[str, ModuleType]:
+    """The modules whose functions the template calls, each by its own name."""
+    rooms = (drawing, figures, files, notes, palette, scale, scores, sheets, study, table, tradeoffs, units)
+    return {room.__name__.rpartition(".")[2]: room for room in rooms}
 
 
 def _runs(rows: Iterable[Row]) -> list[Run]:

@@ -1,6 +1,6 @@
 """Which curves, fits and bars are drawn, and in which colours: a setting keeps its colour over all panels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +45,26 @@ def _shared(group: Group, found: Curves) -> Iterator[Panel | None]:
     for name in dict.fromkeys(name for _, lines in found for name in lines):
         if name.startswith("score/") or name in BITS:
             title = BITS.get(name, name.removeprefix("score/"))
-            series = [Series(row.name, colours[row.name], lines[name]) for row, lines in found if name in lines]
+            seeds = [
+                (row, [lines[name] for other, lines in found if other is row and name in lines]) for row in group.rows
+            ]
+            series = [_over_seeds(row.name, colours[row.name], every) for row, every in seeds if every]
             yield figures.panel(title, series, level=group.floor.get(title, Estimate()).value)
+
+
+def _over_seeds(name: str, colour: int, seeds: Sequence[np.ndarray]) -> Series:
+    """The mean of the seeds' curves (k, 2), with their lowest and highest as a band, as far as all of them go.
+
+    Seeds judged after other numbers of images are read off their lines at those of the seed with the most points.
+    """
+    if len(seeds) == 1:
+        return Series(name, colour, seeds[0])
+    start, end = max(seed[0, 0] for seed in seeds), min(seed[-1, 0] for seed in seeds)
+    at = max((seed[:, 0] for seed in seeds), key=len)
+    at = at[(at >= start) & (at <= end)]
+    values = np.stack([np.interp(at, *seed.T) for seed in seeds])  # (seeds, k)
+    band = np.stack([at, values.min(axis=0), values.max(axis=0)], axis=1)
+    return Series(name, colour, np.stack([at, values.mean(axis=0)], axis=1), band)
 
 
 def _fits(group: Group) -> Iterator[Panel | None]:

@@ -16,7 +16,21 @@ def grid(images: np.ndarray, side: int = 8, apart: float = 1 / 16) -> str:
     One channel is drawn grey, three or more by the first three; the gaps between images are transparent, `apart`
     of an image's larger side.
     """
-    images = np.moveaxis(images[: side * side], 1, -1)  # (k, H, W, C)
+    return _sheet(images[: side * side], side, apart)
+
+
+def strips(images: np.ndarray, side: int = 8) -> str:
+    """Rows of images (rows, steps, C, H, W) uint8 as one picture like `grid`'s: the first `side` rows, and of each
+    as many steps, evenly taken from the first to the last."""
+    steps = images.shape[1]
+    taken = np.linspace(0, steps - 1, min(steps, max(side, 2))).round().astype(int)
+    chosen = images[:side, taken]  # (rows, columns, C, H, W)
+    return _sheet(chosen.reshape(-1, *chosen.shape[2:]), len(taken), 1 / 16)
+
+
+def _sheet(images: np.ndarray, side: int, apart: float) -> str:
+    """Images (k, C, H, W) row by row, `side` in each."""
+    images = np.moveaxis(images, 1, -1)  # (k, H, W, C)
     images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
     k, h, w, c = images.shape
     zoom = max(1, 512 // (side * max(h, w)))

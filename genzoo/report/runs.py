@@ -24,6 +24,7 @@ SECTIONS = {
     "cost": dict,
     "provenance": dict,
 }
+OPTIONAL = {"reconstruction": 4, "interpolation": 5, "trajectory": 5}  # arrays of samples.npz and their axes
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Run:
     """One run folder as read.
 
     folder: where its files are; place: the same, counted from the folder the user named, for print.
-    state: "finished", "unfinished", "failed" or "unreadable"; metrics is empty unless finished.
+    state: "finished", "running", "unfinished", "failed", "not started" or "unreadable"; metrics is empty unless
+    finished.
     note: a failed run's traceback, or why the run cannot be read.
     variant: "" for metrics.json, "-<digest>" for a record that genzoo.score added beside it.
     """
@@ -97,17 +99,37 @@ def read(folder: Path, place: str, variant: str = "") -> Run:
     """Reads one record of a run folder; what cannot be read is logged and gives a run in state "unreadable"."""
     config: dict[str, Any] = {}
     try:
-        config = _config(folder / "config.yaml")
+        started = (folder / "config.yaml").exists()
+        config = _config(folder / "config.yaml") if started else {}
         path = folder / f"metrics{variant}.json"
-        if path.exists():
+        if started and path.exists():
             return Run(folder, place, "finished", config, _metrics(path), variant=variant)
     except (OSError, ValueError, yaml.YAMLError) as error:
         log.warning("%s cannot be read: %s", folder, error)
         return Run(folder, place, "unreadable", config, note=str(error))
+    if is_locked(folder):
+        return Run(folder, place, "running", config)
     if (folder / "failed.txt").exists():
         note = (folder / "failed.txt").read_text("utf-8", errors="replace")
         return Run(folder, place, "failed", config, note=note.strip())
-    return Run(folder, place, "unfinished", config)
+    return Run(folder, place, "unfinished" if started else "not started", config)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the run's .lock (an exclusive flock); False without one, and where there is no flock.
+
+    Asks for a shared lock, so that two that look at once do not take each other for the run.
+    """
+    try:
+        import fcntl
+
+        with open(folder / ".lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -134,6 +156,7 @@ def _metrics(path: Path) -> dict[str, Any]:
         _require(isinstance(scores, dict), f"{path.name} has no scores for {row!r}.")
         for name, score in scores.items():
             _require(_is_score(score), f"{path.name} has no number, or a broken interval, for the score {name!r}.")
+    _require(isinstance(metrics.get("budget", {}), dict), f"{path.name} has no 'budget' of type dict.")
     ways = metrics.get("likelihoods", [])
     whole = isinstance(ways, list) and all(map(_is_score, ways))
     _require(whole, f"{path.name} has no number, or a broken interval, in 'likelihoods'.")
@@ -150,8 +173,11 @@ def _is_score(score: object) -> bool:
 
 
 def samples(run: Run) -> dict[str, np.ndarray]:
-    """The arrays of samples.npz: `fake` and `real`, each (k, C, H, W) uint8, and where they were kept `nearest`
-    (of fake's shape) and `distance` (k,); {} and a warning when unreadable."""
+    """The arrays of samples.npz; {} and a warning when it cannot be read.
+
+    Always `fake` and `real`, each (k, C, H, W) uint8. Where they were kept `nearest` (of fake's shape) and `distance`
+    (k,), `reconstruction` (of the first k of `real`), `interpolation` and `trajectory` (rows, steps, C, H, W).
+    """
     try:
         with np.load(run.folder / f"samples{run.variant}.npz", allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -162,6 +188,10 @@ def samples(run: Run) -> dict[str, np.ndarray]:
             images[2].shape == images[0].shape and found.get("distance", images[0]).shape[:1] == images[0].shape[:1]
         )
         _require(beside, "its nearest images or distances are not one a sample.")
+        for name, axes in OPTIONAL.items():
+            a = found.get(name)
+            fine = a is None or (a.ndim == axes and a.dtype == np.uint8 and a.size > 0)
+            _require(fine, f"its {name!r} is no uint8 array of {axes} axes.")
         return found
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         log.warning("%s cannot be read: %s", run.folder / f"samples{run.variant}.npz", error)

@@ -13,6 +13,7 @@ from genzoo.report.scores import Estimate, estimate
 
 FLOOR = "real test"  # real images scored like a generator: what a perfect one would reach
 COPIER = "real train"  # the training images themselves: what a perfect copier would reach
+EARLY = "ended early"
 Estimates = dict[str, Estimate]
 
 
@@ -50,7 +51,12 @@ class Row:
 
     @property
     def seeds(self) -> str:
-        return units.counted(len(self.runs), "seed")
+        return units.counted(len(self.runs), "seed") + (f", {EARLY}" if self.ended_early else "")
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether a run of it did not spend the budget that it was asked to."""
+        return any(run.metrics.get("budget", {}).get("reached") is False for run in self.runs)
 
     def cost(self, key: str) -> object:
         """The mean over runs, or what the first run has where it is no number; None if nowhere measured."""
@@ -201,7 +207,8 @@ def _cell(group: Group, found: Estimate, name: str, row: Row | None) -> Cell:
     text, detail = scores.text(found, show if row else scores.mark_printer(found, show), unknown)
     if row and found.runs not in (0, len(row.runs)):
         detail = f"{detail}, {units.counted(found.runs, 'seed')}".removeprefix(", ")
-    return Cell(text, detail, bool(row) and _is_best(group, found, name))
+    best = row is not None and not row.ended_early and _is_best(group, found, name)
+    return Cell(text, detail, best)
 
 
 def has_density(row: Row) -> bool:

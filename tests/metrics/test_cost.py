@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from genzoo.callbacks import MultiplyAdds
 from genzoo.metrics import cost
 from genzoo.nets.unet import Attention
 
@@ -71,17 +70,3 @@ def test_a_full_memory_ends_the_search(monkeypatch) -> None:
 
     monkeypatch.setattr(cost, "clock", clock)
     assert cost.sampling_speed(torch.randn, torch.device("cpu")) == cost.Speed(0.1, 0.025, 4)
-
-
-def test_multiply_adds_of_a_training_step() -> None:
-    net, x = nn.Linear(30, 20, bias=False), torch.randn(8, 30)
-    callback = MultiplyAdds()
-    callback.on_train_batch_start(None, None, (x, None), 0)
-    net(x).sum().backward()
-    callback.on_train_batch_end(None, None, {}, (x, None), 0)
-    assert callback.per_image == 2 * 30 * 20  # outputs and the gradient of the weights; x needs none
-    net(x)
-    callback.on_train_batch_start(None, None, (x, None), 1)
-    net(x)
-    callback.on_train_batch_end(None, None, {}, (x, None), 1)
-    assert callback.per_image == 2 * 30 * 20

@@ -54,7 +54,7 @@ def test_nothing_to_draw_is_no_panel() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 100_000), (-3.2, 7.9), (0.001, 0.0012), (5, 5)])
 def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    ticks = figures._ticks(low, high)
+    ticks = figures.ticks(low, high)
     assert len(ticks) <= 6
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
     assert len(set(np.diff(ticks).round(9))) <= 1

@@ -1,0 +1,93 @@
+"""table.tex: the tables of table.md in LaTeX, the same cells, the same bold, the protocol as caption."""
+
+import re
+from collections.abc import Sequence
+
+from genzoo.report import notes, sheets
+from genzoo.report.table import Cell, Group, Sheet, in_words, score_sheet
+
+HEAD = "% In the preamble: \\usepackage{booktabs,adjustbox}; figures/*.pdf go with \\usepackage{graphicx}.\n"
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "\N{NO-BREAK SPACE}": "~",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    "…": r"\dots{}",
+    **{
+        c: f"$\\{name}$"
+        for c, name in {"∞": "infty", "↓": "downarrow", "↑": "uparrow", "≤": "leq", "≥": "geq", "≈": "approx"}.items()
+    },
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "²": "$^2$",
+    "µ": r"$\mu$",
+}
+
+
+def to_latex(tables: Sequence[Group]) -> str:
+    """One table environment a sheet: scores, order, likelihood and cost of every group, labelled tab:scores-1 on."""
+    return HEAD + "".join(_group(group, i) for i, group in enumerate(tables, 1))
+
+
+def _group(group: Group, number: int) -> str:
+    scored = f"Protocol {number} ({group.protocol_id}): {in_words(group)} {notes.of_scores(group)}"
+    found = [("scores", score_sheet(group), scored)]
+    found += [("order", sheet, sheets.order_note(group)) for sheet in [sheets.order_sheet(group)] if sheet]
+    found += [("likelihood", s, "Likelihood of held-out images.") for s in [sheets.likelihood_sheet(group)] if s]
+    found += [("cost", sheets.cost_sheet(group), notes.of_costs(group))]
+    return "".join(_table(sheet, caption, f"tab:{name}-{number}") for name, sheet, caption in found)
+
+
+def _table(sheet: Sheet, caption: str, label: str) -> str:
+    columns = "".join("l" if head in sheets.WORDS else "r" for head in sheet.head)
+    foot = [r"\midrule", *(_line(line, italic=True) for line in sheet.foot)] if sheet.foot else []
+    return "\n".join(
+        [
+            "",
+            r"\begin{table}",
+            r"\centering",
+            r"\small",
+            rf"\caption{{{escaped(caption)}}}",
+            rf"\label{{{label}}}",
+            r"\begin{adjustbox}{max width=\textwidth}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(escaped, sheet.head)) + r" \\",
+            r"\midrule",
+            *map(_line, sheet.body),
+            *foot,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{adjustbox}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _line(line: Sequence[Cell], italic: bool = False) -> str:
+    """Of a calibration row the name is in italics, as in table.md."""
+    cells = [_cell(cell) for cell in line]
+    if italic:
+        cells[1] = rf"\textit{{{cells[1]}}}"
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: Cell) -> str:
+    """A cell that begins with a bracket is no option of the line break before it."""
+    text = escaped(f"{cell.text} {cell.detail}".strip())
+    return rf"\textbf{{\boldmath {text}}}" if cell.best else f"{{}}{text}" if text.startswith("[") else text
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX prints as it is, in one line; other letters beyond ASCII stay as UTF-8."""
+    return "".join(ESCAPES.get(letter, letter) for letter in re.sub(r"[ \t\r\n]+", " ", text))

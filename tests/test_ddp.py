@@ -1,0 +1,218 @@
+"""One training in two processes: the images, weights and scores of one, files written once, failures that end.
+
+Two processes run this file as "rank" and train several small models one after the other, as torchrun would have it.
+"""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from genzoo import load, runs
+from genzoo.command import conf_folder, plain
+from genzoo.data.batches import Batches, epoch_batches
+from genzoo.processes import launch, to_start
+from genzoo.run import finish
+from genzoo.score import Scorer
+
+ROOT = Path(__file__).parent.parent
+TINY = ["width=8", "budget.images=300", "budget.checks=1", "callbacks.judge.n=16", "trainer.accelerator=cpu"]
+CASES = {  # five steps of 2 x 32 images each
+    "vae": ["model=vae", "model.mixture=3", "model.particles=2", "metrics.n=41", "metrics.n_likelihood=9"],
+    "gan": ["model=gan", "nets=dcgan", "metrics.n=21", "metrics.sets=2"],
+    "noiseless": ["model=vae", "metrics=none"],  # so that the images alone decide
+}
+SLOW = {
+    "flow": ["model=flow", "model.steps=2", "metrics.n=41", "metrics.n_likelihood=9"],
+    "ddpm": ["model=ddpm", "steps=3", "metrics.n=41", "metrics.n_likelihood=9"],
+}
+
+
+def settings_of(folder: Path, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
+        return plain(compose("config", overrides=[f"folder='{folder}'", *TINY, *overrides]))
+
+
+def in_two_processes(root: Path, cases: dict[str, list[str]]) -> Path:
+    """Train every case in root/name, all in the same two processes."""
+    chosen = {
+        name: settings_of(root / name, "trainer=ddp", "data.batch_size=32", *case) for name, case in cases.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        launch(2, runpy.run_path, __file__, {"chosen": chosen}, "rank")
+    return root
+
+
+def as_rank(chosen: dict[str, dict[str, Any]]) -> None:
+    """What each of the two processes does: it keeps its weights, the indices it trained on and the scores it found."""
+    torch.set_num_threads(1)
+    models, taken, noise = [], [], []
+    build, take, randn_like = runs.build, Batches._take, torch.randn_like
+
+    def built(settings: dict[str, Any]) -> Any:
+        models.append(build(settings))
+        return models[-1]
+
+    def listed(self: Batches, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if getattr(self.order, "keywords", {}).get("world") == 2:  # of this rank's training images
+            taken.append(index)
+        return take(self, index, mask)
+
+    def drawn(x: Tensor) -> Tensor:
+        noise.append(randn_like(x))
+        return noise[-1]
+
+    runs.build, Batches._take = built, listed
+    for name, settings in chosen.items():
+        folder = Path(settings["folder"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randn_like", torch.zeros_like if name == "noiseless" else drawn)
+            found = finish(settings, folder, [])
+        seen = {"state": models[-1].state_dict(), "taken": taken[:5], "scores": json.dumps(found["scores"])}
+        torch.save({**seen, "noise": noise[:1]}, folder.with_name(f"{name}-{os.environ['LOCAL_RANK']}.pt"))
+        taken.clear(), noise.clear()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    return in_two_processes(tmp_path_factory.mktemp("ddp"), CASES)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> Path:
+    return in_two_processes(tmp_path_factory.mktemp("ddp"), SLOW)
+
+
+def seen_by(root: Path, name: str) -> list[dict[str, Any]]:
+    return [torch.load(root / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+FAMILIES = [
+    ("trained", "vae"),
+    ("trained", "gan"),
+    pytest.param("others", "flow", marks=pytest.mark.slow),
+    pytest.param("others", "ddpm", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("root", "name"), FAMILIES)
+def test_both_ranks_end_with_the_same_weights_and_scores(root, name, request) -> None:
+    first, second = seen_by(request.getfixturevalue(root), name)
+    for key, value in first["state"].items():
+        assert torch.equal(value, second["state"][key]), key
+    assert first["scores"] == second["scores"]
+
+
+@pytest.mark.parametrize(("root", "name"), FAMILIES)
+def test_one_process_finds_the_same_scores(root, name, request) -> None:
+    """Of the model that two processes trained and scored: images, distances, and likelihoods with their noise."""
+    folder = request.getfixturevalue(root) / name
+    settings, metrics = runs.read_settings(folder), runs.finished(folder)
+    data = instantiate(settings["data"], _convert_="all")
+    judged = Scorer(settings, data, torch.device("cpu"))(load(folder))
+    assert np.array_equal(np.load(folder / "samples.npz")["fake"], judged.fakes.numpy()[:256])
+    assert judged.record["scores"].keys() == metrics["scores"].keys()
+    for score, row in metrics["scores"].items():
+        assert judged.record["scores"][score]["value"] == pytest.approx(row["value"], rel=1e-6, abs=1e-6), score
+        assert row["n"] == judged.record["scores"][score]["n"]
+    assert [row["value"] for row in judged.record["likelihoods"]] == pytest.approx(
+        [row["value"] for row in metrics["likelihoods"]], rel=1e-6
+    )
+    assert judged.record["protocol_id"] == metrics["protocol_id"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_share_the_order_without_overlap(trained, name) -> None:
+    """A step's batches are together the batch of one process with twice the size."""
+    first, second = (torch.stack(seen["taken"]) for seen in seen_by(trained, name))
+    together = torch.cat([first, second], 1).sort(1).values  # (5 steps, 64)
+    n = len(instantiate(settings_of(trained)["data"], _convert_="all").split("train").x)
+    whole = torch.stack(epoch_batches(n, 64, seed=0, epoch=0)[:5])
+    assert torch.equal(together, whole.sort(1).values)
+    assert len(together.unique()) == 320
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(trained, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    finish(settings_of(tmp_path / "one", *CASES["noiseless"], "data.batch_size=64"), tmp_path / "one", [])
+    one, two = load(tmp_path / "one").state_dict(), load(trained / "noiseless").state_dict()
+    for key, value in two.items():
+        torch.testing.assert_close(value, one[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_folder_is_that_of_one_process(trained, name) -> None:
+    files = {"config.yaml", "metrics.json", "samples.npz", "samples.png", "curves.csv", "checkpoints"}
+    assert files == {path.name for path in (trained / name).iterdir() if not path.name.startswith(".")}
+    assert [path.name for path in (trained / name / "checkpoints").iterdir()] == ["last.ckpt"]
+    rows = [row.split(",") for row in (trained / name / "curves.csv").read_text().splitlines()[1:]]
+    assert len({(row[0], row[2]) for row in rows}) == len(rows)
+    cost = runs.finished(trained / name)["cost"]
+    assert cost["images_seen"] == 320 and cost["device"].startswith("2 x cpu")
+    assert load(trained / name).images_seen == 320
+
+
+def test_each_rank_draws_noise_of_its_own(trained) -> None:
+    first, second = (seen["noise"][0] for seen in seen_by(trained, "vae"))
+    assert first.shape == second.shape and not torch.isclose(first, second).any()
+
+
+SLEEPS = "time.sleep(600)"
+WAITS = "dist.init_process_group('gloo', rank=0, world_size=2); dist.barrier()"
+LEAVES = "dist.init_process_group('gloo', rank=1, world_size=2)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(SLEEPS, "pass"), pytest.param(WAITS, LEAVES, marks=pytest.mark.slow)],
+    ids=["sleeps", "waits"],
+)
+def test_a_rank_that_fails_ends_the_others(first, second) -> None:
+    """Whatever these are at; the sentence is that of the rank that failed."""
+    code = f"""
+import os, time
+import torch.distributed as dist
+if os.environ["LOCAL_RANK"] == "0":
+    {first}
+{second}
+raise ValueError("disk full")
+"""
+    with pytest.raises(ChildProcessError, match=r"^rank 1 of 2: disk full$"):
+        launch(2, exec, code)
+
+
+def test_machines_want_a_launcher(tmp_path) -> None:
+    settings = settings_of(tmp_path, "trainer=ddp", "+trainer.num_nodes=2")
+    with pytest.raises(ValueError, match=r"trainer\.num_nodes=2: start the command with torchrun or srun"):
+        to_start(instantiate(settings["trainer"], logger=False))
+
+
+@pytest.mark.slow
+def test_every_job_of_a_sweep_has_processes_of_its_own(tmp_path) -> None:
+    """The first job fails on both ranks, the second is trained."""
+    call = ["genzoo.run", "-m", "model=vae", "trainer=ddp", "data.batch_size=32", "metrics=none", *TINY]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *call, "model.optimizer.lr=1e30,1e-3"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "became nan" in done.stderr
+    (bad,) = tmp_path.glob("outputs/runs/*1e30*/seed=0")
+    assert (bad / "failed.txt").exists() and not (bad / "metrics.json").exists()
+    (good,) = tmp_path.glob("outputs/runs/*1e-3*/seed=0")
+    assert runs.finished(good)["cost"]["images_seen"] == 320
+    assert done.stdout.count("vae: not scored") == 1
+
+
+if __name__ == "rank":
+    as_rank(chosen)  # noqa: F821 (given by launch)

@@ -1,0 +1,61 @@
+"""Pictures beside the samples: ends that are known, the same whenever they are drawn."""
+
+import numpy as np
+import torch
+
+from genzoo import runs
+from genzoo.generator import Generator, to_uint8
+from genzoo.metrics.draw import per_image
+from genzoo.showcase import showcase
+
+REALS = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+class Identity(Generator):
+    """Its code of an image is the image."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z
+
+
+def test_an_identity_reconstructs_and_fades() -> None:
+    found = showcase(Identity((1, 8, 8), torch.optim.SGD), REALS)
+    assert set(found) == {"reconstruction", "interpolation"}
+    assert np.array_equal(found["reconstruction"], REALS[:16].numpy())
+    ways = found["interpolation"]
+    assert ways.shape == (8, 8, 1, 8, 8)
+    assert np.array_equal(ways[:, 0], REALS[:8].numpy()) and np.array_equal(ways[:, -1], REALS[8:16].numpy())
+    expected = (1 - 3 / 7) * REALS[:8].float() + 3 / 7 * REALS[8:16].float()
+    assert np.abs(ways[:, 3] - expected.numpy()).max() <= 1
+
+
+def test_a_flow_gives_its_images_back(settings) -> None:
+    model = runs.build(settings("model=flow", "width=8")).eval()
+    found = showcase(model, REALS)
+    assert np.abs(found["reconstruction"].astype(int) - REALS[:16].numpy()).max() <= 1
+
+
+def test_the_way_from_noise_ends_at_the_sample(settings) -> None:
+    model = runs.build(settings("model=ddpm", "width=8", "steps=9")).eval()
+    before = torch.get_rng_state()
+    found = showcase(model, REALS, seed=3)["trajectory"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.shape == (8, 8, 1, 8, 8)
+    with per_image(3, 0, 8):
+        sample = to_uint8(model.sample(8)).numpy()
+    assert np.array_equal(found[:, -1], sample)
+    assert np.array_equal(showcase(model, REALS, seed=3)["trajectory"], found)
+
+
+def test_a_family_that_only_samples_has_none(settings) -> None:
+    assert showcase(runs.build(settings("model=gan", "width=8")), REALS) == {}
+
+
+def test_points_and_few_images() -> None:
+    points = torch.rand(16, 2, 1, 1) * 2 - 1
+    found = showcase(Identity((2, 1, 1), torch.optim.SGD), points)
+    assert np.array_equal(found["reconstruction"], to_uint8(points).numpy())
+    assert showcase(Identity((1, 8, 8), torch.optim.SGD), REALS[:5]) == {}

@@ -1,0 +1,166 @@
+"""Studies: one command for a grid of runs, that may be killed and repeated."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genzoo import runs, study
+from genzoo.command import folder_name
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/study.yaml"))
+STUDY = """\
+# @package _global_
+question: Does beta matter?
+grid:
+  model.beta: [1, 2]
+  metrics.reference: [train, tests]
+defaults:
+  - override /model: vae
+width: 8
+budget: {images: 256, checks: 1}
+metrics: {n: 32}
+callbacks: {judge: {n: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory) -> Path:
+    """A folder with a study of four runs, two of which cannot be scored."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "mine/beta").mkdir(parents=True)
+    (folder / "mine/beta/study.yaml").write_text(STUDY)
+    return folder
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "genzoo.run", "-m", "--config-dir", "mine", "+study=beta", "trainer=cpu", *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=-1, stderr=-1, text=True)
+
+
+@pytest.fixture(scope="module")
+def first(user: Path) -> tuple[int, str, str]:
+    """Killed as soon as one run is finished, then repeated to its end."""
+    killed = start(user)
+    deadline = time.monotonic() + 120
+    while not list(user.glob("outputs/beta/*/seed=0/metrics.json")):
+        assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    again = start(user)
+    out, err = again.communicate(timeout=200)
+    return again.returncode, out, err
+
+
+def cells(user: Path) -> dict[str, Path]:
+    return {str(path.parent.parent.name): path.parent for path in user.glob("outputs/beta/*/seed=0/config.yaml")}
+
+
+def test_the_repeated_command_finishes_the_good_cells_and_names_the_bad(user: Path, first) -> None:
+    code, out, err = first
+    assert code == 2, err
+    assert out.count("already finished") == 1
+    found = cells(user)
+    good = {name for name, folder in found.items() if (folder / "metrics.json").exists()}
+    bad = {name for name, folder in found.items() if (folder / "failed.txt").exists()}
+    assert good == {f"metrics.reference=train,model.beta={b},trainer=cpu" for b in (1, 2)}
+    assert bad == {f"metrics.reference=tests,model.beta={b},trainer=cpu" for b in (1, 2)}
+    for name in bad:
+        assert f"genzoo: failed: outputs/beta/{name}/seed=0" in err
+        assert "metrics.reference=tests" in (found[name] / "failed.txt").read_text()
+
+
+def test_the_plan_names_the_folders_that_the_runs_have(user: Path, first) -> None:
+    plan = json.loads((user / "outputs/beta/study.json").read_text())
+    assert plan["question"] == "Does beta matter?"
+    assert {cell["folder"] for cell in plan["cells"]} == {f"{name}/seed=0" for name in cells(user)}
+    assert plan["budget"]["images"] == 256
+
+
+def test_the_study_has_its_report(user: Path, first) -> None:
+    page = (user / "outputs/beta/report/index.html").read_text()
+    assert "model.beta=2" in page
+
+
+def test_a_run_says_how_to_repeat_it(user: Path, first) -> None:
+    metrics = json.loads(next(user.glob("outputs/beta/*/seed=0/metrics.json")).read_text())
+    command = metrics["provenance"]["command"]
+    assert command.startswith("python -m genzoo.run -m +study=beta") and "+beta=study" not in command
+
+
+def test_a_folder_at_work_is_refused(tmp_path: Path) -> None:
+    with runs.held(tmp_path):
+        code = f"from genzoo import runs; from pathlib import Path\nwith runs.held(Path({str(tmp_path)!r})): pass"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert "another process is at work" in other.stderr
+    with runs.held(tmp_path):
+        pass
+
+
+# --- What the command line becomes.
+
+
+def test_a_key_on_the_command_line_replaces_the_grids(user: Path) -> None:
+    asked = study.asked(["-m", f"--config-dir={user / 'mine'}", "+study=beta", "model.beta=3", "seed=0,1"])
+    assert [cell["folder"] for cell in asked.cells()] == [
+        f"metrics.reference={reference},model.beta=3/seed={seed}" for seed in (0, 1) for reference in ("train", "tests")
+    ]
+
+
+def test_a_sweep_without_a_study_is_left_alone() -> None:
+    assert study.asked(["-m", "model=vae,gan"]) is None
+    assert study.as_typed(["model=vae", "study=x"]) == ["model=vae", "study=x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-m", "+study=nothing"], "No study 'nothing': there are demo"),
+        (["+study=demo"], "is a sweep: add -m"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: list[str], sentence: str) -> None:
+    with pytest.raises((OSError, ValueError), match=re.escape(sentence)):
+        study.asked(arguments)
+
+
+def test_a_study_without_a_grid_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/study.yaml").write_text("question: none")
+    with pytest.raises(ValueError, match="has no grid"):
+        study.asked(["-m", "--config-dir", str(tmp_path), "+study=empty"])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_studies_compose(name: str, settings) -> None:
+    """Every cell makes a configuration of its own, all with the study's budget."""
+    asked = study.asked(["-m", f"+study={name}"])
+    found = []
+    for cell in asked.cells():
+        composed = settings(*cell["overrides"], f"+{name}=study", f"hydra.searchpath=[file://{ROOT / 'experiments'}]")
+        found.append(composed)
+        assert composed["budget"] | asked.settings["budget"] == composed["budget"]
+    assert len({json.dumps([f["seed"], f["model"], f["data"], f["nets"]], sort_keys=True) for f in found}) == len(found)
+    assert len({folder_name(cell["folder"]) for cell in asked.cells()}) == len(found)
+    assert asked.settings["question"].endswith("?")
+    assert yaml.safe_load((ROOT / "experiments" / name / "study.yaml").read_text())["grid"]
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("families_")])
+def test_families_are_of_one_size(name: str, settings) -> None:
+    asked = study.asked(["-m", f"+study={name}", "seed=0"])
+    path = f"hydra.searchpath=[file://{ROOT / 'experiments'}]"
+    models = [runs.build(settings(*cell["overrides"], f"+{name}=study", path)) for cell in asked.cells()]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert len(sizes) == 4
+    assert max(sizes) <= 1.1 * min(sizes), sizes
