@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from genzoo.budget import budget_of
 from genzoo.generator import Generator, to_uint8
-from genzoo.loggers import CurvesFile
+from genzoo.loggers import CurvesFile, WandbCurves
 from genzoo.pictures import save_grid
 
 
@@ -85,7 +85,7 @@ class Curves(Callback):
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
         self.sent = math.floor(self.points * budget_of(trainer).share(model.images_seen))
         for logger in trainer.loggers:
-            if isinstance(logger, CurvesFile):
+            if isinstance(logger, CurvesFile | WandbCurves):
                 logger.resume(model.images_seen)
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:

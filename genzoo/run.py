@@ -129,7 +129,7 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         ),
     }
     runs.write_json(folder / runs.METRICS, metrics)
-    finish_wandb({name: row["value"] for name, row in metrics["scores"].items()})
+    finish_wandb(metrics, trainer.loggers)
     return metrics
 
 

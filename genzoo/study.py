@@ -14,6 +14,7 @@ from genzoo.provenance import command_line
 from genzoo.runs import write_json
 
 OPTION = "+study="
+NAMELESS = ("seed", "study", "logger", "logger.wandb.artifact")  # conf/hydra/genzoo.yaml: no part of a folder's name
 
 
 class Study(NamedTuple):
@@ -41,7 +42,7 @@ class Study(NamedTuple):
     def cell(self, overrides: Sequence[str]) -> dict[str, Any]:
         own = [o for o in overrides if o.partition("=")[0] not in ("study", f"+{self.name}")]
         seed = next((o for o in own if o.startswith("seed=")), "seed=0")
-        named = ",".join(sorted(o for o in own if not o.startswith("seed=")))
+        named = ",".join(sorted(o for o in own if o.partition("=")[0] not in NAMELESS))
         return {"folder": f"{folder_name(named)}/{seed}", "overrides": own}
 
     def plan(self) -> None:
@@ -98,7 +99,7 @@ def asked(arguments: Sequence[str]) -> Study | None:
     keys = {a.partition("=")[0] for a in given}
     sweep = [f"{key}={','.join(map(str, values))}" for key, values in grid.items() if key not in keys]
     own = ["study=" + name, f"+{name}=study", f"hydra.searchpath=[file://{root}]"]
-    excluded = f"hydra.job.config.override_dirname.exclude_keys=[seed,study,{name}]"
+    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*NAMELESS, name))}]"
     return Study(name, settings, list(arguments), [*given, *sweep, *own, excluded])
 
 

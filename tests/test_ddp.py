@@ -168,28 +168,20 @@ def test_each_rank_draws_noise_of_its_own(trained) -> None:
     assert first.shape == second.shape and not torch.isclose(first, second).any()
 
 
-SLEEPS = "time.sleep(600)"
-WAITS = "dist.init_process_group('gloo', rank=0, world_size=2); dist.barrier()"
-LEAVES = "dist.init_process_group('gloo', rank=1, world_size=2)"
+FAILS = "raise ValueError('disk full')"
+MEETS = "dist.init_process_group('gloo', rank={}, world_size=2)\n{}"
+AT_WORK = {
+    "sleeps": ("time.sleep(600)", FAILS),
+    "waits": (MEETS.format(0, "dist.barrier()"), MEETS.format(1, FAILS)),
+}
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [(SLEEPS, "pass"), pytest.param(WAITS, LEAVES, marks=pytest.mark.slow)],
-    ids=["sleeps", "waits"],
-)
-def test_a_rank_that_fails_ends_the_others(first, second) -> None:
+@pytest.mark.parametrize("other", ["sleeps", pytest.param("waits", marks=pytest.mark.slow)])
+def test_a_rank_that_fails_ends_the_others(other) -> None:
     """Whatever these are at; the sentence is that of the rank that failed."""
-    code = f"""
-import os, time
-import torch.distributed as dist
-if os.environ["LOCAL_RANK"] == "0":
-    {first}
-{second}
-raise ValueError("disk full")
-"""
+    own = f"import os, time, torch.distributed as dist\nexec({AT_WORK[other]}[int(os.environ['LOCAL_RANK'])])"
     with pytest.raises(ChildProcessError, match=r"^rank 1 of 2: disk full$"):
-        launch(2, exec, code)
+        launch(2, exec, own)
 
 
 def test_machines_want_a_launcher(tmp_path) -> None:
@@ -207,10 +199,9 @@ def test_every_job_of_a_sweep_has_processes_of_its_own(tmp_path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "became nan" in done.stderr
-    (bad,) = tmp_path.glob("outputs/runs/*1e30*/seed=0")
-    assert (bad / "failed.txt").exists() and not (bad / "metrics.json").exists()
-    (good,) = tmp_path.glob("outputs/runs/*1e-3*/seed=0")
-    assert runs.finished(good)["cost"]["images_seen"] == 320
+    (bad,), (good,) = (list(tmp_path.glob(f"outputs/runs/*/seed=0/{file}")) for file in ("failed.txt", "metrics.json"))
+    assert runs.read_settings(bad.parent)["model"]["optimizer"]["lr"] == 1e30
+    assert runs.finished(good.parent)["cost"]["images_seen"] == 320
     assert done.stdout.count("vae: not scored") == 1
 
 

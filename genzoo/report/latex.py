@@ -7,6 +7,7 @@ from genzoo.report import notes, sheets
 from genzoo.report.table import Cell, Group, Sheet, in_words, score_sheet
 
 HEAD = "% In the preamble: \\usepackage{booktabs,adjustbox}; figures/*.pdf go with \\usepackage{graphicx}.\n"
+WIDE = 8  # columns, from which on a page has no room for an interval beside its value
 ESCAPES = {
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -49,7 +50,8 @@ def _group(group: Group, number: int) -> str:
 
 def _table(sheet: Sheet, caption: str, label: str) -> str:
     columns = "".join("l" if head in sheets.WORDS else "r" for head in sheet.head)
-    foot = [r"\midrule", *(_line(line, italic=True) for line in sheet.foot)] if sheet.foot else []
+    wide = len(sheet.head) > WIDE
+    foot = [r"\midrule", *(_line(line, wide, italic=True) for line in sheet.foot)] if sheet.foot else []
     return "\n".join(
         [
             "",
@@ -63,7 +65,7 @@ def _table(sheet: Sheet, caption: str, label: str) -> str:
             r"\toprule",
             " & ".join(map(escaped, sheet.head)) + r" \\",
             r"\midrule",
-            *map(_line, sheet.body),
+            *(_line(line, wide) for line in sheet.body),
             *foot,
             r"\bottomrule",
             r"\end{tabular}",
@@ -74,18 +76,19 @@ def _table(sheet: Sheet, caption: str, label: str) -> str:
     )
 
 
-def _line(line: Sequence[Cell], italic: bool = False) -> str:
-    """Of a calibration row the name is in italics, as in table.md."""
-    cells = [_cell(cell) for cell in line]
+def _line(line: Sequence[Cell], wide: bool, italic: bool = False) -> str:
+    """A row of the table; in a wide one the intervals stand below their values. italic: the name, as in table.md."""
+    texts = [cell.text if wide else f"{cell.text} {cell.detail}".strip() for cell in line]
+    values = [_bold(escaped(text), cell.best) for text, cell in zip(texts, line, strict=True)]
     if italic:
-        cells[1] = rf"\textit{{{cells[1]}}}"
-    return " & ".join(cells) + r" \\"
+        values[1] = rf"\textit{{{values[1]}}}"
+    details = [_bold(escaped(cell.detail), cell.best) for cell in line]
+    below = " & ".join(rf"{{\scriptsize {detail}}}" if detail else "" for detail in details) + r" \\[2pt]"
+    return " & ".join(values) + r" \\" + (f"\n{below}" if wide and any(details) else "")
 
 
-def _cell(cell: Cell) -> str:
-    """A cell that begins with a bracket is no option of the line break before it."""
-    text = escaped(f"{cell.text} {cell.detail}".strip())
-    return rf"\textbf{{\boldmath {text}}}" if cell.best else f"{{}}{text}" if text.startswith("[") else text
+def _bold(text: str, best: bool) -> str:
+    return rf"\textbf{{\boldmath {text}}}" if best else text
 
 
 def escaped(text: str) -> str:

@@ -41,14 +41,12 @@ def _colours(group: Group) -> dict[str, int]:
 
 def _shared(group: Group, found: Curves) -> Iterator[Panel | None]:
     """Every score, with its floor where that was measured at as many images, and bits/dim."""
-    colours = _colours(group)
     for name in dict.fromkeys(name for _, lines in found for name in lines):
         if name.startswith("score/") or name in BITS:
             title = BITS.get(name, name.removeprefix("score/"))
-            seeds = [
-                (row, [lines[name] for other, lines in found if other is row and name in lines]) for row in group.rows
-            ]
-            series = [_over_seeds(row.name, colours[row.name], every) for row, every in seeds if every]
+            seeds = [[lines[name] for other, lines in found if other is row and name in lines] for row in group.rows]
+            rows = enumerate(zip(group.rows, seeds, strict=True))
+            series = [_over_seeds(row.name, i, every) for i, (row, every) in rows if every]
             yield figures.panel(title, series, level=group.floor.get(title, Estimate()).value)
 
 

@@ -12,8 +12,8 @@ from genzoo.report.table import Group, Row
 COSTS = (  # of the axis; keys of a run's cost, the first that any row knows; how one value is printed
     ("training seconds", ("training_seconds",), units.duration),
     ("images seen in training", ("images_seen",), units.integer),
-    ("network calls an image", ("nfe",), units.integer),
-    ("seconds to sample one image", ("latency_seconds", "sampling_seconds_per_image"), units.latency),
+    ("network calls", ("nfe",), units.integer),
+    ("sampling seconds an image", ("latency_seconds", "sampling_seconds_per_image"), units.latency),
 )
 
 
@@ -94,10 +94,11 @@ def note(group: Group) -> str:
     """How to read the panels: what the marks are, which settings are on no front, which cost all share."""
     said = []
     if group.by and any(not _same(group, key) for _, key, _ in _known(group)) and len(group.rows) > 1:
+        higher = "Higher" if scores.direction(group.by) > 0 else "Lower"
         said.append(
-            f"{'Higher' if scores.direction(group.by) > 0 else 'Lower'} {group.by} is better, and cheaper is further left. "
-            "A point a setting, with its 95% intervals. Full marks: the Pareto front, which no other setting beats in "
-            "both; hollow: another is at least as good for no more. The steps are the border of what was reached."
+            f"{higher} {group.by} is better, and cheaper is further left. A point a setting, with its 95% intervals. "
+            "Full marks: the Pareto front, which no other setting beats in both; hollow: another is at least as good for "
+            "no more. The steps are the border of what was reached."
         )
     for name, key, show in _known(group):
         if _same(group, key) and len(group.rows) > 1:
@@ -120,5 +121,5 @@ def trilemma_note(group: Group) -> str:
         f"The trilemma (Xiao et al. 2022): further {high} is better {up}, further {side} better {across}, and a larger "
         "mark is faster sampling (beside it images a second, in batches; every tenfold adds the same area), so good at "
         f"all three is a large mark at the {'upper' if high == 'up' else 'lower'} {side}. Full marks: no other setting "
-        "is as good in both scores."
+        "is as good in all three."
     )

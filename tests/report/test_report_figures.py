@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from genzoo.report import figures
+from genzoo.report import figures, panels
 from genzoo.report.figures import Fit, Series
 
 
@@ -84,3 +84,27 @@ def test_bars_are_as_high_as_their_shares() -> None:
     tops = numbers(figures.levels(shares, most=0.5, width=30, height=height))[1::3]
     assert [1 - top / height for top in tops] == [1, 0.5, 0]
     assert bars[0::5] == [0, 10, 20]
+
+
+def test_seeds_are_drawn_as_their_mean_within_a_band_as_far_as_all_go() -> None:
+    one, two = np.array([[100, 4.0], [200, 2.0], [300, 1.0]]), np.array([[100, 8.0], [200, 4.0]])
+    series = panels._over_seeds("a", 0, [one, two])
+    np.testing.assert_array_equal(series.points, [[100, 6], [200, 3]])
+    np.testing.assert_array_equal(series.band, [[100, 4, 8], [200, 2, 4]])
+    panel = figures.panel("", [series])
+    assert panel is not None
+    (line,) = panel.lines
+    there = numbers(line.band.replace("L", " "))
+    assert there[0::2] == [*there[0:4:2], *there[2::-2]]  # along the top, and back below
+    (x, mean), band = line.dots[0], there[1::2]
+    assert (x, band[0] < mean < band[3]) == (there[0], True)
+
+
+def test_seeds_judged_after_other_numbers_of_images_are_read_off_their_lines() -> None:
+    one, two = np.array([[0, 0.0], [50, 5.0], [100, 10.0]]), np.array([[0, 0.0], [100, 30.0]])
+    np.testing.assert_allclose(panels._over_seeds("a", 0, [one, two]).points, [[0, 0], [50, 10], [100, 20]])
+
+
+def test_seeds_without_a_common_stretch_are_no_obstacle() -> None:
+    apart = panels._over_seeds("a", 0, [np.array([[100, 1.0]]), np.array([[200, 1.0]])])
+    assert figures.panel("", [apart]) is None

@@ -1,5 +1,7 @@
 """The page is one file that fetches nothing, shows text as text, and is written without torch."""
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from genzoo.report import write
@@ -47,7 +50,7 @@ def page(tmp_path: Path, make_run: Make) -> Page:
 
 
 def test_hostile_names_stay_text(page: Page) -> None:
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]  # the page's own, inline
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert page.text.count(EVIL) >= 4
     assert "</script><script>alert(1)</script>" in page.text
@@ -91,6 +94,14 @@ def test_nothing_is_fetched(page: Page) -> None:
     assert "link" not in {tag for tag, _ in page.tags}
     policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
     assert str(policy).startswith("default-src 'none';")
+
+
+def test_the_one_script_is_let_in_by_its_hash(page: Page, tmp_path: Path) -> None:
+    (policy,) = [str(a["content"]) for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    text = (tmp_path / "out" / "index.html").read_text("utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
 
 
 def test_every_picture_is_described(page: Page) -> None:
@@ -139,7 +150,8 @@ def test_the_command_writes_its_files_and_says_where(
     make_run(tmp_path / "a")
     assert main([str(tmp_path)]) == 0
     assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out
-    assert {f.name for f in (tmp_path / "report").iterdir()} == {"index.html", "table.md", "table.csv", "samples.png"}
+    written = {f.name for f in (tmp_path / "report").iterdir()}
+    assert written == {"index.html", "table.md", "table.csv", "table.tex", "samples.png", "figures"}
 
 
 def test_no_run_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,3 +169,14 @@ def test_no_torch_is_imported(tmp_path: Path, make_run: Make) -> None:
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True)
+
+
+def test_folds_show_reconstructions_interpolations_and_trajectories(tmp_path: Path, make_run: Make) -> None:
+    folder = make_run(tmp_path / "a")
+    pixels = np.zeros((2, 5, 1, 8, 8), np.uint8)
+    with np.load(folder / "samples.npz") as arrays:
+        kept = dict(arrays)
+    np.savez(folder / "samples.npz", **kept, reconstruction=kept["real"][:4], interpolation=pixels, trajectory=pixels)
+    words = Page(write([tmp_path], tmp_path / "out")).text
+    for summary in ("Reconstructions", "Interpolations", "From noise to image"):
+        assert summary in words

@@ -57,3 +57,13 @@ def test_points_are_drawn_upwards() -> None:
     points = np.array([[[[0]], [[0]]], [[[255]], [[255]]]], np.uint8)
     assert pictures.is_points(points)
     assert pictures.dots(points) == "M0 255h0M255 0h0"
+
+
+def test_a_strip_goes_from_the_first_step_to_the_last() -> None:
+    images = noise(3 * 21, (1, 8, 8)).reshape(3, 21, 1, 8, 8)
+    sheet = pixels(pictures.strips(images, side=2))
+    zoom = 512 // (2 * 8)
+    right = sheet[: 8 * zoom : zoom, -8 * zoom :: zoom, 0]
+    np.testing.assert_array_equal(sheet[: 8 * zoom : zoom, : 8 * zoom : zoom, 0], images[0, 0, 0])
+    np.testing.assert_array_equal(right, images[0, 20, 0])
+    np.testing.assert_array_equal(sheet[-8 * zoom :: zoom, -8 * zoom :: zoom, 0], images[1, 20, 0])

@@ -1,5 +1,6 @@
 """Every run folder is found once and read for what it is, whole or broken."""
 
+import fcntl
 import json
 import logging
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genzoo.report.runs import curves, find, samples
+from genzoo.report.runs import curves, find, read, samples
 
 Make = Callable[..., Path]
 
@@ -88,3 +89,15 @@ def test_samples_that_cannot_be_read_are_empty(tmp_path: Path, make_run: Make) -
     assert samples(run) == {}
     np.savez(folder / "samples.npz", fake=four, real=three, nearest=four, distance=np.zeros(3))
     assert samples(run) == {}
+    np.savez(folder / "samples.npz", fake=four, real=four, trajectory=four)
+    assert samples(run) == {}
+
+
+def test_a_run_is_running_while_another_process_holds_its_lock(tmp_path: Path, make_run: Make) -> None:
+    folder = make_run(tmp_path / "a", value=None)
+    (folder / "failed.txt").write_text("from the try before")
+    with open(folder / ".lock", "wb") as lock:
+        assert read(folder, "a").state == "failed"  # free: left behind by a killed run
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert read(folder, "a").state == "running"
+    assert read(folder, "a").state == "failed"

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from genzoo.report import formats, scale, table, units
+from genzoo.report import formats, notes, scale, table, units
 from genzoo.report.runs import find
 from genzoo.report.table import Cell, Group
 
@@ -219,3 +220,27 @@ def test_a_run_scored_again_is_a_row_with_a_name_of_its_own(tmp_path: Path, make
         ("DDPM", 38.4),
         ("DDPM, steps=5", 50.0),
     ]
+
+
+def spent(images: int, asked: int = 1000) -> dict[str, Any]:
+    return {"kind": "images", "asked": asked, "spent": images, "reached": images >= asked}
+
+
+def test_a_run_that_ended_early_is_marked_and_never_best(tmp_path: Path, make_run: Make) -> None:
+    make_run(tmp_path / "a", "vae", 1.0, budget=spent(600))
+    make_run(tmp_path / "b", "gan", 9.0, budget=spent(1000))
+    (group,) = table.groups(find([tmp_path]))
+    assert [line[2].text for line in body(group)] == ["1 seed, ended early", "1 seed"]
+    assert best(group) == []
+    said = notes.of_scores(group)
+    assert "VAE ended early" in said
+    assert "Budgets spent are not equal: VAE 600 images; GAN 1,000 images." in said
+    rows = lines(formats.to_csv([group]))
+    found = {row["run"]: (row["budget_spent"], row["budget_reached"]) for row in rows if row["kind"] == "run"}
+    assert found == {"VAE": ("600", "False"), "GAN": ("1000", "True")}
+
+
+def test_equal_budgets_need_no_word(tmp_path: Path, make_run: Make) -> None:
+    for family in ("vae", "gan"):
+        make_run(tmp_path / family, family, budget=spent(1000))
+    assert "udget" not in notes.of_scores(table.groups(find([tmp_path]))[0])
