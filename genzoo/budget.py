@@ -29,7 +29,7 @@ class Budget(Callback):
         others = {"minutes": minutes, "flops": flops}
         self.kind, self.asked = next(((kind, n) for kind, n in others.items() if n), ("images", images))
         self.checks = checks
-        self.seen, self.seconds = 0, 0.0
+        self.seen, self.seconds, self.paused = 0, 0.0, False
         self.multiply_adds: float | None = None  # of an image's share of a training step, counted in the first one
         self.counter: Counter | None = None
 
@@ -50,6 +50,8 @@ class Budget(Callback):
         self.started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
+        if self.paused:
+            self.paused, self.started = False, time.perf_counter()
         if self.multiply_adds is None:
             self.counter = Counter()
             self.counter.__enter__()
@@ -71,7 +73,9 @@ class Budget(Callback):
             trainer.val_check_batch = 1 if due else NEVER
 
     def tick(self, trainer: Trainer) -> None:
-        """Count the time since the last tick as training."""
+        """Count the time since the last tick as training, unless it was paused."""
+        if self.paused:
+            return
         now = time.perf_counter()
         self.seconds, self.started = self.seconds + now - self.started, now
         if self.kind == "minutes":  # one clock for all ranks, whose learning rates follow it
@@ -89,7 +93,7 @@ class Budget(Callback):
         self.tick(trainer)
 
     def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
-        self.started = time.perf_counter()  # judging is not training
+        self.paused = True  # until the next batch: judging and saving are no training
 
     on_train_end = on_validation_start
 

@@ -172,7 +172,8 @@ class Bar(Callback):
         )
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.bar.update(budget_of(trainer).spent(model.images_seen) - self.bar.n):  # true when it was time to draw
+        spent = min(budget_of(trainer).spent(model.images_seen), self.bar.total)
+        if self.bar.update(spent - self.bar.n):  # true when it was time to draw
             self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)
 
     def on_train_end(self, trainer: Trainer, model: Generator) -> None:

@@ -1,7 +1,9 @@
 """One training in several processes: how they are started, and what they must not do at once."""
 
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
-from torch import multiprocessing
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from genzoo.command import hush, sentence
 
@@ -49,14 +51,14 @@ def launch(n: int, work: Callable[..., Any], *arguments: Any) -> None:
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch calls looking for unused parameters a mistake
     port = LightningEnvironment().main_port
-    started = multiprocessing.start_processes(as_rank, (port, work, arguments), n, join=False, start_method="spawn")
+    started = start_processes(as_rank, (port, work, arguments), n, join=False, start_method="spawn")
     try:
         while not started.join(grace_period=GRACE):
             pass
-    except multiprocessing.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         said = str(error).rpartition(f"{ChildProcessError.__name__}: ")[2].strip()
         raise ChildProcessError(f"rank {error.error_index} of {n}: {said}") from error
-    except multiprocessing.ProcessExitedException as error:
+    except ProcessExitedException as error:
         raise ChildProcessError(f"{error}, of {n} processes") from error
     finally:
         for process in started.processes:
@@ -66,6 +68,7 @@ def launch(n: int, work: Callable[..., Any], *arguments: Any) -> None:
 def as_rank(rank: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """work(*arguments) in a process of its own; only rank 0 speaks. Raises ChildProcessError with what went wrong."""
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    threading.Thread(target=end_with_parent, daemon=True).start()
     rank_zero_only.rank = rank
     hush()
     if rank:
@@ -75,6 +78,12 @@ def as_rank(rank: int, port: int, work: Callable[..., Any], arguments: tuple[Any
         work(*arguments)
     except Exception as error:
         raise ChildProcessError(sentence(error)) from error
+
+
+def end_with_parent() -> None:
+    """Wait for the parent's end, however it comes, and end this process: it holds the run folder for its ranks."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ def essence(settings: dict[str, Any]) -> dict[str, Any]:
         "data": {key: value for key, value in settings["data"].items() if key != "root"},
         "callbacks": {name: settings["callbacks"].get(name) for name in shaping},
         "precision": settings["trainer"].get("precision"),
+        "processes": [settings["trainer"].get(key, 1) for key in ("devices", "num_nodes")],  # a step's images
     }
 
 
@@ -69,6 +71,15 @@ def differences(a: Any, b: Any, key: str = "") -> list[str]:
     return [] if a == b else [f"{key} ({a} there, {b} now)"]
 
 
+def lock(file: TextIO) -> bool:
+    """Take the system's lock on an open file, unless another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
 def held(run_dir: Path) -> Iterator[None]:
     """Keep other processes out of a run folder for as long as the block runs; the system lets go of a dead one's hold.
@@ -77,12 +88,10 @@ def held(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with open(run_dir / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is at work in {run_dir}: wait for it, or set study=NAME to write elsewhere"
-            ) from error
+        if not lock(file):
+            time.sleep(0.1)  # a report that looks whether the folder is held holds it for a moment
+            if not lock(file):
+                raise ValueError(f"another process is at work in {run_dir}: wait for it or set study=NAME")
         yield
 
 

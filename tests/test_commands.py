@@ -58,7 +58,16 @@ def test_a_sweep_finishes_the_good_run_and_names_the_bad_one(sweep):
     folder, code = sweep
     good = next(folder.glob("outputs/s/*reference=train*/seed=0"))
     assert code == 2
-    files = {".lock", "config.yaml", "metrics.json", "samples.npz", "samples.png", "curves.csv", "checkpoints", "run.log"}
+    files = {
+        ".lock",
+        "config.yaml",
+        "metrics.json",
+        "samples.npz",
+        "samples.png",
+        "curves.csv",
+        "checkpoints",
+        "run.log",
+    }
     assert files == {path.name for path in good.iterdir()}
     bad = next(folder.glob("outputs/s/*reference=tests*/seed=0"))
     assert "Traceback" in (bad / "failed.txt").read_text()

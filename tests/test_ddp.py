@@ -3,11 +3,14 @@
 Two processes run this file as "rank" and train several small models one after the other, as torchrun would have it.
 """
 
+import fcntl
 import json
 import os
 import runpy
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from genzoo import load, runs
 from genzoo.command import conf_folder, plain
 from genzoo.data.batches import Batches, epoch_batches
+from genzoo.metrics import ranks
 from genzoo.processes import launch, to_start
 from genzoo.run import finish
 from genzoo.score import Scorer
@@ -182,6 +186,49 @@ def test_a_rank_that_fails_ends_the_others(other) -> None:
     own = f"import os, time, torch.distributed as dist\nexec({AT_WORK[other]}[int(os.environ['LOCAL_RANK'])])"
     with pytest.raises(ChildProcessError, match=r"^rank 1 of 2: disk full$"):
         launch(2, exec, own)
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_a_command_that_was_killed(tmp_path) -> None:
+    """The system lets go of a dead process's locks."""
+    locks = [tmp_path / "0", tmp_path / "1"]
+    hold = "import fcntl, os, time; f = open(os.environ['LOCAL_RANK'], 'w'); fcntl.flock(f, fcntl.LOCK_EX)"
+    call = f"from genzoo.processes import launch; launch(2, exec, {hold + '; time.sleep(600)'!r})"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, env=env)
+    wait_until(lambda: all(path.exists() and not free(path) for path in locks))
+    command.kill()
+    wait_until(lambda: all(map(free, locks)))
+    command.wait()
+
+
+def free(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def wait_until(holds: Callable[[], bool], most: float = 120.0) -> None:
+    end = time.monotonic() + most
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("n", "world"), [(2, 2), (41, 2), (256, 3), (10_000, 8)])
+def test_shares_are_contiguous_and_differ_by_one_at_most(n, world, monkeypatch) -> None:
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(ranks.share(n))
+    assert [i for share in shares for i in share] == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    with pytest.raises(ValueError, match=f"{world - 1} images cannot be shared by {world} processes"):
+        ranks.share(world - 1)
 
 
 def test_machines_want_a_launcher(tmp_path) -> None:

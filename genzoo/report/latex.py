@@ -3,11 +3,14 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from genzoo.report import notes, sheets
 from genzoo.report.table import Cell, Group, Sheet, in_words, score_sheet
 
 HEAD = "% In the preamble: \\usepackage{booktabs,adjustbox}; figures/*.pdf go with \\usepackage{graphicx}.\n"
-WIDE = 8  # columns, from which on a page has no room for an interval beside its value
+WIDE = 6  # columns of numbers that a page has room for; in a table of more columns intervals stand below the values
+NAMES = ("Rank", "Run", "Seeds")
 ESCAPES = {
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -49,19 +52,31 @@ def _group(group: Group, number: int) -> str:
 
 
 def _table(sheet: Sheet, caption: str, label: str) -> str:
-    columns = "".join("l" if head in sheets.WORDS else "r" for head in sheet.head)
+    """A wide sheet in parts below each other, each with the names of the rows."""
+    head = [r"\begin{table}", r"\centering", r"\small", rf"\caption{{{escaped(caption)}}}", rf"\label{{{label}}}"]
+    parts = "\n\n\\medskip\n".join(map(_tabular, _parts(sheet)))
+    return "\n".join(["", *head, r"\setlength{\tabcolsep}{4pt}", parts, r"\end{table}", ""])
+
+
+def _parts(sheet: Sheet) -> list[Sheet]:
+    """The columns of names with at most WIDE others at a time, evenly."""
+    names = sum(head in NAMES for head in sheet.head)
+    count = max(1, -(-(len(sheet.head) - names) // WIDE))
+    columns = np.array_split(np.arange(names, len(sheet.head)), count)
+    chosen = [[*range(names), *map(int, part)] for part in columns]
+    return [
+        Sheet([sheet.head[i] for i in part], *([[line[i] for i in part] for line in lines] for lines in sheet[1:]))
+        for part in chosen
+    ]
+
+
+def _tabular(sheet: Sheet) -> str:
     wide = len(sheet.head) > WIDE
     foot = [r"\midrule", *(_line(line, wide, italic=True) for line in sheet.foot)] if sheet.foot else []
     return "\n".join(
         [
-            "",
-            r"\begin{table}",
-            r"\centering",
-            r"\small",
-            rf"\caption{{{escaped(caption)}}}",
-            rf"\label{{{label}}}",
             r"\begin{adjustbox}{max width=\textwidth}",
-            rf"\begin{{tabular}}{{{columns}}}",
+            rf"\begin{{tabular}}{{{''.join('l' if head in sheets.WORDS else 'r' for head in sheet.head)}}}",
             r"\toprule",
             " & ".join(map(escaped, sheet.head)) + r" \\",
             r"\midrule",
@@ -70,8 +85,6 @@ def _table(sheet: Sheet, caption: str, label: str) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{adjustbox}",
-            r"\end{table}",
-            "",
         ]
     )
 

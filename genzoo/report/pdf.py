@@ -1,5 +1,6 @@
 """A drawing as a PDF of one page, its letters embedded: what LaTeX includes."""
 
+from functools import cache
 from pathlib import Path
 
 from reportlab.lib.colors import toColor
@@ -18,7 +19,7 @@ POINT = 0.75  # points of print a unit of the drawing: 11 pixels become 8.25 poi
 def save(drawing: Drawing, path: Path, title: str) -> None:
     """Writes the drawing, the same bytes for the same drawing (no date within)."""
     for name, file in FONTS.values():
-        pdfmetrics.registerFont(TTFont(name, file))
+        _register(name, file)
     canvas = Canvas(str(path), pagesize=(drawing.width * POINT, drawing.height * POINT), invariant=1, pageCompression=1)
     canvas.setTitle(title)
     canvas.setAuthor("genzoo")
@@ -35,6 +36,12 @@ def save(drawing: Drawing, path: Path, title: str) -> None:
     for shape in drawing.inside:
         _draw(canvas, shape, drawing.height)
     canvas.save()
+
+
+@cache
+def _register(name: str, file: str) -> None:
+    """Once: reading a font takes longer than drawing a figure."""
+    pdfmetrics.registerFont(TTFont(name, file))
 
 
 def _draw(canvas: Canvas, shape: Shape, height: float) -> None:

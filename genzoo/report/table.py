@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -89,7 +90,7 @@ class Group:
     def floor(self) -> Estimates:
         return self.marks.get(FLOOR, {})
 
-    @property
+    @cached_property
     def marks(self) -> dict[str, Estimates]:
         """The calibration rows' scores."""
         return {name: {key: estimate([entry]) for key, entry in row.items()} for name, row in self.calibration.items()}

@@ -97,8 +97,8 @@ def note(group: Group) -> str:
         higher = "Higher" if scores.direction(group.by) > 0 else "Lower"
         said.append(
             f"{higher} {group.by} is better, and cheaper is further left. A point a setting, with its 95% intervals. "
-            "Full marks: the Pareto front, which no other setting beats in both; hollow: another is at least as good for "
-            "no more. The steps are the border of what was reached."
+            "Full marks: the Pareto front, which no other setting beats in both; hollow: another is at least as good "
+            "for no more. The steps are the border of what was reached."
         )
     for name, key, show in _known(group):
         if _same(group, key) and len(group.rows) > 1:

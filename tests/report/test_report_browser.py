@@ -62,7 +62,7 @@ def test_keys_sort_and_the_calibration_rows_stay_below(page: Tab) -> None:
     page.press("Enter", 13)
     assert families(page) == "DVFG"
     below = page.ask("[...document.querySelector('.sortable').rows].slice(-3).map(r => r.cells[1].innerText)")
-    assert below == ["real test (floor)", "blurred real", "uniform noise"]
+    assert set(below) == {"real test (floor)", "blurred real", "uniform noise"}
 
 
 def test_nothing_is_fetched_and_no_hostile_text_runs(page: Tab) -> None:
