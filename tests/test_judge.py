@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from genzoo import load
-from genzoo.metrics.evaluate import draw
+from genzoo.metrics.draw import draw
 from genzoo.run import finish
 
 DEMO = {"vae": 0.60, "gan": 0.60, "ddpm": 0.60, "flow": 0.35}  # of the share of real digits that convince the judge
@@ -44,7 +44,7 @@ def verdict(fake: np.ndarray) -> tuple[float, float]:
 
 def judged(run_dir: Path) -> tuple[float, float]:
     """The verdict on 1,000 samples of a finished run."""
-    fake, _ = draw(load(run_dir).sample, 1000, 250, seed=0)
+    fake = draw(load(run_dir).sample, 1000, 250, seed=0)
     return verdict(fake.numpy())
 
 
