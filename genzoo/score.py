@@ -35,6 +35,8 @@ class Scorer:
         n, reference = settings["metrics"]["n"], settings["metrics"]["reference"]
         if n is not None and n < 2:
             raise ValueError(f"metrics.n={n}: a distance needs at least 2 images")
+        if settings["metrics"]["sets"] < 1:
+            raise ValueError(f"metrics.sets={settings['metrics']['sets']}: draw at least one set of images")
         self.evaluate = instantiate(settings["metrics"], _convert_="all")
         self.extractor = identified(instantiate(settings["features"], _convert_="all").to(float64_device(device)))
         self.dataset = data.name
