@@ -30,7 +30,7 @@ class Generator(LightningModule):
         self.image_shape = tuple(image_shape)
         self.optimizer = optimizer
         self.clip = clip
-        self.images_seen = 0  # counted by callbacks.Budget
+        self.images_seen = 0  # counted by budget.Budget
 
     @property
     def family(self) -> str:
