@@ -33,9 +33,9 @@ def folder_name(overrides: str) -> str:
     return name if len(name.encode()) <= 200 else f"{name[:150]}-{short_hash(overrides)}"
 
 
-def label(target: str) -> str:
-    """genzoo.models.ddpm.DDPM -> ddpm."""
-    return target.rsplit(".", 1)[-1].lower()
+def label(model: DictConfig) -> str:
+    """A model's `name` in small letters, or its class: genzoo.models.vae.VAE -> vae."""
+    return str(model.get("name") or model._target_.rsplit(".", 1)[-1]).lower()
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -22,7 +22,7 @@ class Generator(LightningModule):
     """
 
     sampling: str = ""  # how `sample` draws, in words that the report prints beside the score
-    nfe: int = 1  # network calls per sampled image
+    nfe: float = 1  # network calls per sampled image
     full_precision: bool = False  # refuses to train in 16 bits
 
     def __init__(self, image_shape: Sequence[int], optimizer: OptimizerFactory, clip: float = math.inf) -> None:
@@ -92,11 +92,15 @@ class HasLikelihood(Protocol):
 
 
 class Likelihood(NamedTuple):
-    """One way to a log_prob, as of HasLikelihood; method: in words, with what decides its value."""
+    """One way to a log_prob, as of HasLikelihood; method: in words, with what decides its value.
+
+    terms: names of the columns where log_prob gives (n, terms), whose sum is log p(x); the last one is a density's.
+    """
 
     kind: LikelihoodKind
     method: str
     log_prob: Callable[[Tensor], Tensor]
+    terms: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -117,11 +121,34 @@ class HasEncode(Protocol):
 
 @runtime_checkable
 class HasSampler(Protocol):
-    """A sampler over a number of steps that may be exchanged after training; `nfe` counts network calls."""
+    """A sampler over a number of steps that may be exchanged after training; `nfe` counts the last draw's calls."""
 
     sampler: Callable[..., Tensor]
     steps: int
-    nfe: int
+    nfe: float
+
+
+@runtime_checkable
+class HasDenoiser(HasSampler, Protocol):
+    """denoiser(y) -> denoise(x, sigma) -> x0_hat, where x = x0 + sigma * noise, and the grids that its sampler takes.
+
+    sigmas: (T,) rising noise levels of training; grid: (sigmas, steps) -> falling ones; sigma_grid: the grid in use.
+    """
+
+    sigmas: Tensor
+    grid: Callable[[Tensor, int], Tensor]
+
+    @property
+    def sigma_grid(self) -> Tensor: ...
+
+    def denoiser(self, y: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]: ...
+
+
+@runtime_checkable
+class TakesClasses(Protocol):
+    """sample(n, y) draws images of the class ids y (n,); classes: how many there are, 0 where trained without."""
+
+    classes: int
 
 
 @runtime_checkable

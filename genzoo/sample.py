@@ -2,6 +2,9 @@
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,9 @@ def main(cfg: DictConfig) -> None:
     if settings["n"] < 1:
         raise ValueError(f"n={settings['n']}: ask for at least one image")
     model = runs.load(settings["run"], device(settings["device"]))
-    exchange_sampler(model, settings["sampler"], settings["steps"])
+    exchange_sampling(model, settings)
     started = time.perf_counter()
-    images = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"])
+    images = draw(of_classes(model, settings["y"]), settings["n"], settings["batch_size"], settings["seed"])
     out = Path(settings["out"])
     write(images, out, settings["png"])
     print(f"{len(images)} images in {time.perf_counter() - started:.1f} s ({model.sampling}) -> {out}")
@@ -40,17 +43,39 @@ def device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def exchange_sampler(model: Generator, sampler: dict[str, Any] | None, steps: int | None) -> None:
-    """Give a trained model another sampler, another number of steps, or both; None leaves what it has.
+def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
+    """Give a trained model another `sampler`, `spacing` (its grid) or number of `steps`, another `guidance` or a
+    `guide`, the folder of the run whose weaker model shows what to keep away from; None leaves what it has.
 
     Raises ValueError when it samples in another way.
     """
-    if sampler is None and steps is None:
-        return
-    if not isinstance(model, HasSampler):
-        raise ValueError(f"{type(model).__name__} has no sampler to exchange: leave out sampler= and steps=")
-    model.sampler = instantiate(sampler, _convert_="all") if sampler else model.sampler
-    model.steps = model.steps if steps is None else steps
+    asked = {"sampler": settings["sampler"], "grid": settings["spacing"], "steps": settings["steps"]}
+    changed = {key: value for key, value in asked.items() if value is not None}
+    guidance = {key: value for key, value in settings["guidance"].items() if value is not None}
+    if (changed or guidance or settings["guide"]) and not isinstance(model, HasSampler):
+        raise ValueError(f"{type(model).__name__} has no sampler to exchange: leave out {first_of(changed, guidance)}=")
+    for key, value in changed.items():
+        if not hasattr(model, key):
+            raise ValueError(f"{type(model).__name__} has no {key} to exchange: leave out {key}=")
+        setattr(model, key, instantiate(value, _convert_="all") if isinstance(value, dict) else value)
+    if (guidance or settings["guide"]) and not hasattr(model, "guidance"):
+        raise ValueError(f"{type(model).__name__} has no guidance: leave out guidance and guide")
+    if guidance:
+        model.guidance = partial(model.guidance, **guidance)
+    if settings["guide"]:
+        model.guides = [runs.load(settings["guide"], model.device)]
+
+
+def first_of(*keys: dict[str, Any]) -> str:
+    return next((key for group in keys for key in group), "guide")
+
+
+def of_classes(model: Generator, y: int | list[int] | None) -> Callable[[int], Tensor]:
+    """n -> the next n images, whose classes are those of y in turn; None leaves them to the model."""
+    if y is None:
+        return model.sample
+    classes = cycle([y] if isinstance(y, int) else y)
+    return lambda n: model.sample(n, torch.tensor(list(islice(classes, n)), device=model.device))
 
 
 def write(images: Tensor, out: Path, png: bool) -> None:

@@ -1,5 +1,6 @@
 """python -m genzoo.score run=outputs/...: score a finished run again and add a record beside metrics.json."""
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from genzoo import runs
-from genzoo.command import command, plain
+from genzoo import report, runs
+from genzoo.command import command, plain, quoted
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
 from genzoo.metrics.cost import sampling_cost, sampling_speed
@@ -24,7 +27,7 @@ from genzoo.metrics.protocol import short_hash
 from genzoo.metrics.reference import reference_of
 from genzoo.metrics.scores import frechet, kernel
 from genzoo.provenance import command_line, provenance
-from genzoo.sample import device, exchange_sampler
+from genzoo.sample import device, exchange_sampling
 from genzoo.showcase import showcase
 
 
@@ -96,9 +99,10 @@ def main(cfg: DictConfig) -> None:
     chosen = {**trained, "metrics": settings["metrics"], "features": settings["features"] or trained["features"]}
     data = instantiate(chosen["data"], _convert_="all")
     model = runs.load(folder, device(settings["device"]))
-    exchange_sampler(model, settings["sampler"], settings["steps"])
+    exchange_sampling(model, settings)
     record, path = rescore(folder, first, model, data, chosen, overrides)
     print(f"{model.family}: {in_words(record)} -> {path}")
+    SCORED.append((folder, record))
 
 
 def rescore(
@@ -131,5 +135,41 @@ def rescore(
     return record, path
 
 
-if __name__ == "__main__":
+SCORED: list[tuple[Path, dict[str, Any]]] = []  # by this process: the run's folder and the new record
+
+
+def program() -> None:
+    """The command line. Values with commas, as in sampler=ddim,heun steps=5,10, are scored one by one from the same
+    noise, and end in a table and in the report of the run's study."""
+    if any(is_sweep(argument) for argument in sys.argv[1:]):
+        sys.argv.append("--multirun")
     main()
+    if len(SCORED) > 1:
+        folder = SCORED[0][0].resolve()
+        study = folder.parents[1]
+        top = study if study.name == runs.read_settings(folder)["study"] else folder
+        print(table([record for _, record in SCORED]))
+        print(report.write([top], top / "report"))
+
+
+def is_sweep(argument: str) -> bool:
+    """Whether Hydra takes an argument for several values. What it cannot read, it will refuse by itself."""
+    try:
+        return OverridesParser.create().parse_override(quoted(argument)).is_sweep_override()
+    except HydraException:
+        return False
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown: how each was sampled, its network calls, its first score with interval, its seconds an image."""
+    name = next(iter(records[0]["scores"]))
+    lines = [f"| Sampling | Network calls | {name} | Seconds an image |", "| --- | ---: | ---: | ---: |"]
+    for record in records:
+        words, cost = record["provenance"]["sampling"], record["cost"]
+        score = row_in_words("", record["scores"][name]).split(" (")[0].strip()
+        lines.append(f"| {words} | {cost['nfe']:.4g} | {score} | {cost['sampling_seconds_per_image']:.2g} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    program()

@@ -1,10 +1,12 @@
-"""Pictures beside the samples: reconstructions, ways between two images, the path from noise, where a family can."""
+"""Pictures beside the samples: reconstructions, ways between two images, the path from noise, each class, where a
+family can."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from genzoo.generator import Generator, HasEncode, HasTrajectory, to_uint8
+from genzoo.generator import Generator, HasEncode, HasTrajectory, TakesClasses, to_uint8
 from genzoo.metrics.draw import per_image
 
 ROWS, FRAMES = 8, 8
@@ -12,11 +14,11 @@ ROWS, FRAMES = 8, 8
 
 @torch.no_grad()
 def showcase(model: Generator, reals: Tensor, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays of uint8 images for samples.npz; {} for a family that neither encodes nor walks.
+    """Arrays of uint8 images for samples.npz; {} for a family that only samples.
 
     reals: held-out images (N, C, H, W), uint8 or points in [-1, 1]. `reconstruction` (16, C, H, W): of the first 16;
     `interpolation` (8, 8, C, H, W): between the codes of the first 8 and the next 8; `trajectory` (8, 8, C, H, W): what
-    the model takes each of 8 samples for on its way from noise.
+    the model takes each of 8 samples for on its way from noise; `classes` (k, 8, C, H, W): a row a class, at most 16.
     """
     x = reals[: 2 * ROWS].to(model.device)
     x = x / 127.5 - 1 if x.dtype == torch.uint8 else x
@@ -28,9 +30,31 @@ def showcase(model: Generator, reals: Tensor, seed: int = 0) -> dict[str, np.nda
             found["interpolation"] = between(model, z[:ROWS], z[ROWS:])
         if isinstance(model, HasTrajectory):
             found["trajectory"] = model.trajectory(ROWS, FRAMES)
+    if isinstance(model, TakesClasses) and model.classes:
+        found["classes"] = each_class(model, min(model.classes, 16), seed)
     return {name: to_uint8(images).cpu().numpy() for name, images in found.items()}
 
 
+def each_class(model: Generator, classes: int, seed: int) -> Tensor:
+    """(classes, FRAMES, C, H, W): samples of the first classes, each row from the same noise."""
+    rows = []
+    for y in range(classes):
+        with per_image(seed, 0, FRAMES):
+            rows.append(model.sample(FRAMES, torch.full((FRAMES,), y, device=model.device)))
+    return torch.stack(rows)
+
+
 def between(model: HasEncode, z0: Tensor, z1: Tensor) -> Tensor:
-    """(n, FRAMES, C, H, W): images on the straight lines between codes (n, ...)."""
-    return torch.stack([model.decode(torch.lerp(z0, z1, w)) for w in torch.linspace(0, 1, FRAMES).tolist()], 1)
+    """(n, FRAMES, C, H, W): images on the great circles between codes (n, ...)."""
+    return torch.stack([model.decode(slerp(z0, z1, w)) for w in torch.linspace(0, 1, FRAMES).tolist()], 1)
+
+
+def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:
+    """Spherical interpolation: on the way between draws of N(0, I) the norm stays typical of one (Shoemake 1985;
+    White 2016). Codes in one direction are interpolated linearly."""
+    unit = [F.normalize(z.flatten(1), dim=1) for z in (z0, z1)]
+    angle = (unit[0] * unit[1]).sum(1).clamp(-1, 1).arccos().view(-1, *[1] * (z0.dim() - 1))
+    narrow = angle.sin() < 1e-4
+    sine = torch.where(narrow, 1, angle.sin())
+    circle = torch.sin((1 - w) * angle) / sine * z0 + torch.sin(w * angle) / sine * z1
+    return torch.where(narrow, torch.lerp(z0, z1, w), circle)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
+from scipy.spatial import geometric_slerp
 
 from genzoo import runs
 from genzoo.generator import Generator, to_uint8
 from genzoo.metrics.draw import per_image
-from genzoo.showcase import showcase
+from genzoo.showcase import showcase, slerp
 
 REALS = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -28,8 +29,17 @@ def test_an_identity_reconstructs_and_fades() -> None:
     ways = found["interpolation"]
     assert ways.shape == (8, 8, 1, 8, 8)
     assert np.array_equal(ways[:, 0], REALS[:8].numpy()) and np.array_equal(ways[:, -1], REALS[8:16].numpy())
-    expected = (1 - 3 / 7) * REALS[:8].float() + 3 / 7 * REALS[8:16].float()
-    assert np.abs(ways[:, 3] - expected.numpy()).max() <= 1
+
+
+def test_slerp_is_scipys() -> None:
+    z0, z1 = torch.randn(2, 5, 4, dtype=torch.float64)
+    units = [z / z.norm(dim=1, keepdim=True) for z in (z0, z1)]
+    for w in (0.0, 0.3, 1.0):
+        expected = [geometric_slerp(a, b, w) for a, b in zip(*[u.numpy() for u in units], strict=True)]
+        np.testing.assert_allclose(slerp(*units, w), expected, rtol=0, atol=1e-9)
+    long = torch.randn(2, 50, 3000)
+    assert (slerp(*long, 0.5).norm(dim=1) / 3000**0.5 - 1).abs().max() < 0.06  # the straight line's middle has 0.71
+    torch.testing.assert_close(slerp(z0, 2 * z0, 0.5), 1.5 * z0)
 
 
 def test_a_flow_gives_its_images_back(settings) -> None:
@@ -48,6 +58,14 @@ def test_the_way_from_noise_ends_at_the_sample(settings) -> None:
         sample = to_uint8(model.sample(8)).numpy()
     assert np.array_equal(found[:, -1], sample)
     assert np.array_equal(showcase(model, REALS, seed=3)["trajectory"], found)
+
+
+def test_each_class_has_a_row(settings) -> None:
+    model = runs.build(settings("model=ddpm", "width=8", "steps=2", "model.classes=10")).eval()
+    rows = showcase(model, REALS)["classes"]
+    assert rows.shape == (10, 8, 1, 8, 8)
+    with per_image(0, 0, 8):
+        assert np.array_equal(rows[7], to_uint8(model.sample(8, torch.full((8,), 7))).numpy())
 
 
 def test_a_family_that_only_samples_has_none(settings) -> None:

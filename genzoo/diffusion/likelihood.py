@@ -6,6 +6,7 @@ and what is returned, nats of the density there, belongs to the sampler that sta
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.special import log_ndtr
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Trace = Callable[[Tensor], Tensor]
+StepKL = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BIN = 1 / 127.5  # the width of one of the 256 levels in [-1, 1]
 
@@ -31,20 +33,24 @@ class Bound(NamedTuple):
     reconstruction: Tensor
 
 
-def variational_bound(denoise: Denoise, x: Tensor, sigmas: Tensor, terms: int | None = None) -> Bound:
+def variational_bound(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, terms: int | None = None, kl: StepKL | None = None
+) -> Bound:
     """The bound of the ancestral sampler over the falling, positive grid `sigmas`, at one draw of noise a term.
 
     x: the levels u / 127.5 - 1 of 8-bit images; the density is the level's probability over its bin's width.
     terms: network calls an image for `diffusion`, an unbiased estimate from random steps; None, or as many as there
         are steps, takes every step. One more call goes to the reconstruction.
+    kl: (x, sigma, sigma_next) -> (n,) nats of a step; None is `step_kl`, that of the sampler with the small variance.
     Ho et al. 2020, equation 5.
     """
+    kl = kl or partial(step_kl, denoise)
     every = terms is None or terms >= len(sigmas) - 1
     steps, factors = every_step(x, sigmas) if every else random_steps(x, sigmas, terms)  # (terms, n)
     prior = x.flatten(1).square().sum(1) / (2 * sigmas[0] ** 2)  # KL(N(x, sigma^2 I) || N(0, sigma^2 I))
     diffusion = torch.zeros_like(prior)
     for step, factor in zip(steps, factors, strict=True):
-        diffusion += factor * step_kl(denoise, x, sigmas[step], sigmas[step + 1])
+        diffusion += factor * kl(x, sigmas[step], sigmas[step + 1])
     return Bound(prior, diffusion, reconstruction(denoise, x, sigmas[-1]))
 
 
@@ -75,6 +81,21 @@ def step_kl(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> T
     noisy = sigma.view(-1, 1, 1, 1)
     error = x - denoise(x + noisy * torch.randn_like(x), noisy)
     return 0.5 * (1 / sigma_next**2 - 1 / sigma**2) * error.flatten(1).square().sum(1)
+
+
+def learned_kl(x: Tensor, x0: Tensor, variance: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """KL(q(x_next | x_t, x) || N(mean, variance)), (n,) nats, whose mean is q's with x0 for x (Nichol & Dhariwal 2021,
+    equation 4); x0, variance (n, C, H, W), sigma, sigma_next (n, 1, 1, 1)."""
+    gap = (1 - (sigma_next / sigma) ** 2) * (x - x0)
+    ratio = reverse_variances(sigma, sigma_next)[0] / variance
+    return 0.5 * (ratio - 1 - ratio.log() + gap.square() / variance).flatten(1).sum(1)
+
+
+def reverse_variances(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance of x_next given x_t for data of one point, beta_tilde, and for data N(0, I), beta: the smallest and
+    the largest that can be right (Ho et al. 2020, section 3.2), both over alpha_bar_next."""
+    removed = sigma**2 - sigma_next**2
+    return sigma_next**2 * removed / sigma**2, removed * (1 + sigma_next**2) / (1 + sigma**2)
 
 
 def reconstruction(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def ways(model: Generator) -> list[Likelihood]:
 
 @torch.no_grad()
 def log_probs(way: Likelihood, images: Tensor, model: Generator, batch_size: int, seed: int) -> Tensor:
-    """(N,) nats in float64 on the host of uint8 images, which the model sees in its own precision.
+    """(N,), or (N, terms), nats in float64 on the host of uint8 images, which the model sees in its own precision.
 
     Each process of a training computes its share and has all.
     """
@@ -57,8 +57,9 @@ def log_probs(way: Likelihood, images: Tensor, model: Generator, batch_size: int
     return gathered(torch.cat(parts))
 
 
-def row(way: Likelihood, log_prob: Tensor, images: Tensor) -> Row:
-    """The row of log_prob (N,)."""
+def row(way: Likelihood, nats: Tensor, images: Tensor) -> Row:
+    """The row of the nats (N,) or (N, terms), the latter with the mean bits per dimension of each term, too."""
+    log_prob = nats.flatten(1).sum(1) if way.terms else nats
     bad = int((~log_prob.isfinite()).sum())
     if bad:
         raise ValueError(
@@ -68,4 +69,12 @@ def row(way: Likelihood, log_prob: Tensor, images: Tensor) -> Row:
     bits = bits_per_dim(log_prob, images[0].numel())
     mean, error = bits.mean().item(), bits.std().item() / math.sqrt(len(bits))
     low, high = t_interval(mean, error, len(bits) - 1)
-    return {"value": mean, "ci95": [low, high], "n": len(bits), "kind": way.kind, "method": way.method}
+    parts = {"terms": terms_of(way, nats, images[0].numel())} if way.terms else {}
+    return {"value": mean, "ci95": [low, high], "n": len(bits), "kind": way.kind, "method": way.method, **parts}
+
+
+def terms_of(way: Likelihood, nats: Tensor, dimensions: int) -> dict[str, float]:
+    """Mean bits per dimension of each term; only the last is a density, which the width of a level turns into bits."""
+    bits = -nats.mean(0) / (dimensions * math.log(2))
+    bits[-1] = bits_per_dim(nats[:, -1].mean(), dimensions)
+    return dict(zip(way.terms, bits.tolist(), strict=True))

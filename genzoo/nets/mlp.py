@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genzoo.nets.conv import Norm, identity, zero
-from genzoo.nets.unet import timestep_embedding
+from genzoo.nets.unet import Conditioning
 
 
 def mlp(in_features: int, out_features: int, width: int, depth: int = 3) -> nn.Sequential:
@@ -44,20 +44,30 @@ class Decoder(nn.Sequential):
 
 
 class Denoiser(nn.Module):
-    """(x, t) -> an array shaped as x; the time enters beside the flattened image."""
+    """(x, t, y) -> `outputs` arrays shaped as x, one behind the other; t and y enter beside the flattened image."""
 
-    def __init__(self, image_shape: Sequence[int], width: int, blocks: int = 2, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        width: int,
+        blocks: int = 2,
+        dropout: float = 0.0,
+        times: int = 1,
+        classes: int = 0,
+        outputs: int = 1,
+    ) -> None:
         super().__init__()
-        self.embedding = width
         features = math.prod(image_shape)
-        self.net = mlp(features + width, features, width, depth=blocks + 1)
+        shape = (outputs * image_shape[0], *image_shape[1:])
+        self.condition = Conditioning(width, width, times, classes)
+        self.net = mlp(features + width, math.prod(shape), width, depth=blocks + 1)
+        self.shape = nn.Unflatten(1, shape)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x (n, C, H, W), t (n,) steps -> (n, C, H, W)."""
-        time = timestep_embedding(t, self.embedding).to(x.dtype)
-        h = torch.cat([x.flatten(1), time], dim=1)  # (n, C * H * W + width)
-        return self.net(self.dropout(h)).view_as(x)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (n, C, H, W), t (n,) or (n, times) steps, y (n,) class ids -> (n, outputs * C, H, W)."""
+        h = torch.cat([x.flatten(1), self.condition(t, y)], dim=1)  # (n, C * H * W + width)
+        return self.shape(self.net(self.dropout(h)))
 
 
 class Coupling(nn.Module):

@@ -18,6 +18,28 @@ def timestep_embedding(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
 
 
+class Conditioning(nn.Module):
+    """What every block is told: times t (n,) or (n, times) and class ids y (n,) -> a vector (n, dim) (Dhariwal &
+    Nichol 2021, section 4.4).
+
+    classes: number of them, 0 for none; y=None is the learned null, one class more, as is an id of `classes`.
+    """
+
+    def __init__(self, width: int, dim: int, times: int = 1, classes: int = 0) -> None:
+        super().__init__()
+        self.width, self.times, self.classes = width, times, classes
+        self.time = nn.Sequential(nn.Linear(times * width, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = nn.Embedding(classes + 1, dim) if classes else None
+
+    def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        embedding = timestep_embedding(t.reshape(-1), self.width)  # (n * times, width)
+        h = self.time(embedding.to(self.time[0].weight.dtype).view(-1, self.times * self.width))
+        if self.label is None:
+            return F.silu(h)
+        null = torch.full((len(h),), self.classes, device=h.device)
+        return F.silu(h + self.label(null if y is None else y))
+
+
 class TimeResBlock(nn.Module):
     """A residual block into which the time embedding is added between its two convolutions."""
 
@@ -65,11 +87,12 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """(x, t) -> an array shaped as x: the noise predictor of DDPM.
+    """(x, t, y) -> `outputs` arrays shaped as x, one behind the other: the noise predictor of DDPM.
 
     width: channels at the full resolution; `multipliers` gives each lower one's, its last entry going on below.
     blocks: residual blocks a resolution on the way down (one more on the way up).
     attention: shorter sides of the resolutions with self-attention; Ho et al. have 16 alone.
+    times, classes: as of `Conditioning`.
     """
 
     def __init__(
@@ -80,14 +103,16 @@ class UNet(nn.Module):
         blocks: int = 2,
         attention: Sequence[int] = (16, 7, 4),
         dropout: float = 0.0,
+        times: int = 1,
+        classes: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         channels, height, breadth = image_shape
         sizes = resolutions(height, breadth)
         widths = [width * multipliers[min(i, len(multipliers) - 1)] for i in range(len(sizes))]
         time_dim = 4 * width
-        self.width = width
-        self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim), nn.SiLU())
+        self.condition = Conditioning(width, time_dim, times, classes)
         self.stem = conv3x3(channels, width)
 
         def block(c_in: int, c_out: int, size: tuple[int, int]) -> Block:
@@ -112,11 +137,11 @@ class UNet(nn.Module):
                 c = w
             if i > 0:
                 self.up.append(conv3x3(c, c))
-        self.out = nn.Sequential(group_norm(c), nn.SiLU(), zero(conv3x3(c, channels)))
+        self.out = nn.Sequential(group_norm(c), nn.SiLU(), zero(conv3x3(c, outputs * channels)))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x (n, C, H, W), t (n,) steps -> (n, C, H, W)."""
-        time = self.time(timestep_embedding(t, self.width).to(x.dtype))
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (n, C, H, W), t (n,) or (n, times) steps, y (n,) class ids -> (n, outputs * C, H, W)."""
+        time = self.condition(t, y)
         h = self.stem(x)
         skips = [h]
         for layer in self.down:

@@ -9,13 +9,31 @@ import numpy as np
 
 from genzoo.report import units
 
-WIDTH, HEIGHT = 360, 220  # of every panel, in its own units; one is about a pixel
+WIDTH, HEIGHT = 360, 220  # of a panel, in its own units; one is about a pixel
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 26
 POINTS = 200  # a line's points: more than a panel has room for only makes the page heavy
 
 NO_BAND = np.zeros((0, 3))
 
 Scale = Callable[[float], float]
+
+
+class Frame(NamedTuple):
+    """A panel's size; right and bottom: the edges of its axes, which begin at LEFT and TOP."""
+
+    width: float = WIDTH
+    height: float = HEIGHT
+
+    @property
+    def right(self) -> float:
+        return self.width - RIGHT
+
+    @property
+    def bottom(self) -> float:
+        return self.height - BOTTOM
+
+
+SMALL, LARGE = Frame(), Frame(560, 340)  # large: of many settings
 
 
 class Series(NamedTuple):
@@ -33,7 +51,8 @@ class Series(NamedTuple):
 class Line(NamedTuple):
     """A drawn curve: an SVG path, and dots where the points are few enough to be told apart.
 
-    band: the SVG path of the area around it; marks: (x, y, radius, filled) of a setting's own mark.
+    band: the SVG path of the area around it; marks: (x, y, radius, filled) of a setting's own mark, or of each of its
+    points, which `joined` then goes through.
     """
 
     name: str
@@ -42,6 +61,7 @@ class Line(NamedTuple):
     dots: Sequence[tuple[float, float]] = ()
     band: str = ""
     marks: Sequence[tuple[float, float, float, bool]] = ()
+    joined: str = ""
 
 
 class Fit(NamedTuple):
@@ -63,7 +83,8 @@ class Tick(NamedTuple):
 class Panel:
     """A drawn set of axes; log: the y axis is; against: what x counts; level: the height of a horizontal line.
 
-    front: the path of a Pareto front; labels: (x, y, text, anchor) within the axes.
+    front: the path of a Pareto front; labels: (x, y, text, anchor) within the axes; leaders: the path of the lines
+    from marks to the labels that had no room beside them.
     """
 
     title: str
@@ -75,6 +96,8 @@ class Panel:
     level: float | None = None
     front: str = ""
     labels: Sequence[tuple[float, float, str, str]] = ()
+    leaders: str = ""
+    frame: Frame = SMALL
 
     @property
     def legend(self) -> list[tuple[str, int]]:
@@ -203,9 +226,9 @@ def _band(band: np.ndarray, to_x: Scale, to_y: Scale) -> str:
     return f"M{'L'.join(there + back)}Z" if known else ""
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """At most six round numbers from low to high."""
-    rough = (high - low) / 5 or abs(high) or 1.0
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """At most so many round numbers from low to high."""
+    rough = (high - low) / (most - 1) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

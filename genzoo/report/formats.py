@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from genzoo.report import notes, sheets
+from genzoo.report import calls, notes, protocol, sheets
 from genzoo.report.runs import Run
 from genzoo.report.scores import Estimate, estimate
-from genzoo.report.table import Cell, Group, Row, Sheet, in_words, score_sheet
+from genzoo.report.table import Cell, Group, Row, Sheet, score_sheet
 
 PARTS = {"": "value", " low": "low", " high": "high", " std": "std", " n": "n"}  # of each score's columns
 
@@ -21,19 +21,22 @@ def to_csv(tables: Sequence[Group]) -> str:
     """All groups in one table, unrounded, times in seconds; low and high are the ends of 95% intervals.
 
     kind "setting" is a row of the report: means over its seeds, std over them; for 1 seed low and high are of
-    sampling noise. kind "run" is one of its runs, kind "calibration" a calibration row.
+    sampling noise. kind "run" is one of its runs, kind "calibration" a calibration row. "setting again" and "run again"
+    are the same of runs that were sampled in another way, which have no rank; sampling: in words.
     """
     scores = list(dict.fromkeys(name for group in tables for name in group.scores))
-    costs = list(dict.fromkeys(key for group in tables for run in group.runs for key in run.metrics["cost"]))
-    lead = ["protocol_id", "kind", "rank", "run", "family", "seeds", "seed"]
+    rows = [row for group in tables for row in [*group.rows, *group.again]]
+    costs = list(dict.fromkeys(key for row in rows for run in row.runs for key in run.metrics["cost"]))
+    lead = ["protocol_id", "kind", "rank", "run", "family", "sampling", "seeds", "seed"]
     budget = [f"budget_{key}" for key in ("kind", "asked", "spent", "reached")]
     columns = [*lead, *(name + part for name in scores for part in PARTS), *costs, *budget, "place"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for group in tables:
-        for line in (line for row in group.rows for line in _row_lines(row)):
-            writer.writerow({"protocol_id": group.protocol_id, **line})
+        lines = [line for row in group.rows for line in _row_lines(row)]
+        lines += [line | {"kind": f"{line['kind']} again"} for row in group.again for line in _row_lines(row)]
+        writer.writerows({"protocol_id": group.protocol_id, **line} for line in lines)
         for name, found in group.calibration.items():
             given = {"protocol_id": group.protocol_id, "kind": "calibration", "run": name}
             writer.writerow(given | _entries(found))
@@ -42,7 +45,7 @@ def to_csv(tables: Sequence[Group]) -> str:
 
 def _row_lines(row: Row) -> list[dict[str, Any]]:
     """The setting, then each of its runs."""
-    lead = {"run": row.name, "family": row.family}
+    lead = {"run": row.name, "family": row.family, "sampling": row.runs[0].provenance.get("sampling")}
     costs = {key: row.cost(key) for run in row.runs for key in run.metrics["cost"]}
     whole = {"kind": "setting", "rank": row.rank, "seeds": len(row.runs), **_setting_scores(row), **costs}
     runs = [
@@ -89,11 +92,13 @@ def to_markdown(tables: Sequence[Group], rest: Sequence[Run] = ()) -> str:
 
 
 def _markdown(group: Group, number: int) -> str:
-    words = f"Protocol {number} ({_plain(group.protocol_id)}): {_plain(in_words(group))}"
+    words = f"Protocol {number} ({_plain(group.protocol_id)}): {_plain(protocol.in_words(group.protocol))}"
     if group.why:
         words += f" Not ranked with protocol 1: {_plain(group.why)}."
     parts = [words, _lines(score_sheet(group)), _plain(notes.of_scores(group))]
     order, likelihood = sheets.order_sheet(group), sheets.likelihood_sheet(group)
+    sampled = calls.sheet(group)
+    parts += ["Quality against network calls:", _lines(sampled), _plain(calls.note(group))] if sampled else []
     parts += ["How sure is the order?", _lines(order)] if order else []
     parts += [_plain(sheets.order_note(group))]
     parts += ["Likelihood of held-out images:", _lines(likelihood)] if likelihood else []

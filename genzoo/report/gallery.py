@@ -5,7 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from genzoo.report import pictures, units
+from genzoo.report import calls, notes, pictures, units
+from genzoo.report.calls import Track
 from genzoo.report.pictures import Drawing
 from genzoo.report.runs import Run, samples
 from genzoo.report.table import Group, Row
@@ -29,6 +30,8 @@ STRIPS = {  # arrays of rows: the summary of the fold, the sentence in it
         "first at the left.",
     ),
 }
+CLASSES = "One class a row"
+CLASSES_NOTE = "Each row is samples of one class, asked for by its label, in the order of the classes."
 NONE = np.zeros((0, 1, 1, 1), np.uint8)
 
 
@@ -45,24 +48,28 @@ class Picture:
 
 @dataclass(frozen=True)
 class Tile:
-    """A setting in the gallery: its first seed's samples, and in folds its neighbours and its other seeds."""
+    """A setting in the gallery: its first seed's samples, and in folds its neighbours and its other seeds.
+
+    again: in one further fold, a picture for each other sampler.
+    """
 
     name: str
     detail: str
     picture: Picture
     folds: list[Picture]
+    again: list[Picture]
 
 
 def galleries(groups: list[Group]) -> tuple[list[list[Tile]], int]:
     """Per group real images, then every row's samples; and how many images a side the page can carry."""
-    tiles = [[_real(group), *map(_tile, group.rows)] for group in groups]
-    every = [picture for group in tiles for tile in group for picture in (tile.picture, *tile.folds)]
+    tiles = [[_real(group), *_tiles(group)] for group in groups]
+    every = [picture for group in tiles for tile in group for picture in (tile.picture, *tile.folds, *tile.again)]
     return tiles, pictures.fitting([picture.draw for picture in every if picture.draw])
 
 
 def _real(group: Group) -> Tile:
     dataset = str(group.protocol.get("dataset"))
-    return Tile("Real", dataset, _picture(real(group), f"real, {dataset}"), [])
+    return Tile("Real", dataset, _picture(real(group), f"real, {dataset}"), [], [])
 
 
 def real(group: Group) -> np.ndarray:
@@ -75,13 +82,20 @@ def fakes(row: Row) -> np.ndarray:
     return samples(row.runs[0]).get("fake", NONE)
 
 
-def _tile(row: Row) -> Tile:
+def _tiles(group: Group) -> list[Tile]:
+    tracks = calls.tracks(group)
+    return [_tile(row, [track for track in tracks if track.training == row.training]) for row in group.rows]
+
+
+def _tile(row: Row, tracks: list[Track]) -> Tile:
     first = row.runs[0]
     found = samples(first)
     folds = [_nearest(row.name, found)] if "nearest" in found and not pictures.is_points(found["fake"]) else []
-    folds += _reconstructions(row.name, found) + _strips(row.name, found)
+    folds += _reconstructions(row.name, found) + _strips(row.name, found) + _classes(row.name, found)
     folds += [_seed(row.name, run) for run in row.runs[1:]]
-    return Tile(row.name, _drawn(first), _picture(found.get("fake", NONE), f"{row.name}, {_drawn(first)}"), folds)
+    picture = _picture(found.get("fake", NONE), f"{row.name}, {_drawn(first)}")
+    again = [picture for track in tracks for picture in _again(track)]
+    return Tile(row.name, _drawn(first), picture, folds, again)
 
 
 def _drawn(run: Run) -> str:
@@ -122,6 +136,28 @@ def _strips(name: str, found: dict[str, np.ndarray]) -> list[Picture]:
         for key, images in kept.items()
         for summary, note in [STRIPS[key]]
     ]
+
+
+def _classes(name: str, found: dict[str, np.ndarray]) -> list[Picture]:
+    """All classes (classes, samples, C, H, W), however few columns the page can carry."""
+    images = found.get("classes", NONE)
+    if not images.size or images.shape[2:] == (2, 1, 1):
+        return []
+    draw = partial(pictures.strips, images, rows=len(images))
+    return [Picture(f"{name}: images, one class a row", draw, summary=CLASSES, note=CLASSES_NOTE)]
+
+
+def _again(track: Track) -> list[Picture]:
+    """The first samples of each record of a track, one below the other; [] for points and what cannot be read."""
+    found = [(n, samples(row.runs[0]).get("fake", NONE)) for n, row in track.records]
+    shown = [(n, images) for n, images in found if images.size and not pictures.is_points(images)]
+    if not shown:
+        return []
+    k = min(8, *(len(images) for _, images in shown))
+    images = np.stack([images[:k] for _, images in shown])  # (records, k, C, H, W)
+    steps = notes.listed([str(n) for n, _ in shown if n])
+    summary = track.words + (f": {steps} steps" if steps else "")
+    return [Picture(f"Images: {track.name}", partial(pictures.strips, images, rows=len(images)), summary=summary)]
 
 
 def _seed(name: str, run: Run) -> Picture:

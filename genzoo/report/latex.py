@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genzoo.report import notes, sheets
-from genzoo.report.table import Cell, Group, Sheet, in_words, score_sheet
+from genzoo.report import calls, notes, protocol, sheets
+from genzoo.report.table import Cell, Group, Sheet, score_sheet
 
 HEAD = "% In the preamble: \\usepackage{booktabs,adjustbox}; figures/*.pdf go with \\usepackage{graphicx}.\n"
 WIDE = 6  # columns of numbers that a page has room for; in a table of more columns intervals stand below the values
@@ -38,13 +38,14 @@ ESCAPES = {
 
 
 def to_latex(tables: Sequence[Group]) -> str:
-    """One table environment a sheet: scores, order, likelihood and cost of every group, labelled tab:scores-1 on."""
+    """Scores, calls, order, likelihood and cost of every group, a table environment each, labelled tab:scores-1 on."""
     return HEAD + "".join(_group(group, i) for i, group in enumerate(tables, 1))
 
 
 def _group(group: Group, number: int) -> str:
-    scored = f"Protocol {number} ({group.protocol_id}): {in_words(group)} {notes.of_scores(group)}"
+    scored = f"Protocol {number} ({group.protocol_id}): {protocol.in_words(group.protocol)} {notes.of_scores(group)}"
     found = [("scores", score_sheet(group), scored)]
+    found += [("calls", sheet, calls.note(group)) for sheet in [calls.sheet(group)] if sheet]
     found += [("order", sheet, sheets.order_note(group)) for sheet in [sheets.order_sheet(group)] if sheet]
     found += [("likelihood", s, "Likelihood of held-out images.") for s in [sheets.likelihood_sheet(group)] if s]
     found += [("cost", sheets.cost_sheet(group), notes.of_costs(group))]

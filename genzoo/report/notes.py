@@ -7,6 +7,9 @@ from genzoo.report import scores, settings, table, units
 from genzoo.report.runs import Run
 from genzoo.report.table import Group
 
+NAMED = 5  # families that a title has room for
+ROWS = "Each row is one record, with more steps further down; a column begins at the same noise all over."
+
 
 def each_once(items: Iterable[object]) -> list[str]:
     return list(dict.fromkeys(str(item) for item in items if item is not None))
@@ -17,10 +20,11 @@ def listed(words: Sequence[str]) -> str:
 
 
 def title(groups: list[Group]) -> str:
-    """VAE, GAN and DDPM on digits."""
+    """VAE, GAN and DDPM on digits; 10 families on digits."""
     families = each_once(row.family for group in groups for row in group.rows)
     data = each_once(group.protocol.get("dataset") for group in groups)
-    return f"{listed(families)} on {listed(data)}" if groups else "No finished run yet"
+    named = listed(families) if len(families) <= NAMED else f"{len(families)} families"
+    return f"{named} on {listed(data)}" if groups else "No finished run yet"
 
 
 def summary(groups: list[Group], rest: list[Run]) -> list[str]:
@@ -79,7 +83,7 @@ def _meet(first: table.Row, second: table.Row, name: str) -> bool:
 def of_scores(group: Group) -> str:
     """How to read the table: the order, which noise an interval is of, and what has no better direction."""
     parts = [f"Ranked by {group.by}." if group.by else "No scores to rank by."]
-    parts += [*_of_intervals(group), _of_bits(group), _of_neither(group), _of_budgets(group)]
+    parts += [*_of_intervals(group), _of_bits(group), _of_neither(group), _of_budgets(group), _of_again(group)]
     if group.calibration:
         parts.append("In italics, real and spoilt images scored like a generator.")
     return " ".join(filter(None, parts))
@@ -128,6 +132,15 @@ def _range(spent: Sequence[tuple[str, float]]) -> str:
     """80,000 images, or the least to the greatest over a row's runs."""
     amounts = each_once(f"{amount:,.4g}" if amount < 1e4 else f"{amount:,.0f}" for _, amount in sorted(spent))
     return f"{' to '.join(dict.fromkeys([amounts[0], amounts[-1]]))} {listed(each_once(kind for kind, _ in spent))}"
+
+
+def _of_again(group: Group) -> str:
+    """Of what a ranked row is not its own sampling, and what was sampled in other ways besides."""
+    lacking = listed([row.name for row in group.rows if row.asked])
+    said = [f"{lacking}: of the most network calls, for want of a record of its own sampling."] if lacking else []
+    sampled = listed(each_once(row.training for row in group.again))
+    said += [f"Sampled in other ways too: {sampled}; these records stand below, without a rank."] if sampled else []
+    return " ".join(said)
 
 
 def _of_neither(group: Group) -> str:

@@ -10,6 +10,7 @@ from types import ModuleType
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from genzoo.report import (
+    calls,
     drawing,
     figures,
     files,
@@ -18,6 +19,7 @@ from genzoo.report import (
     notes,
     palette,
     pictures,
+    protocol,
     scale,
     scores,
     settings,
@@ -48,13 +50,18 @@ def write(folders: list[Path], out: Path) -> Path:
     (out / "table.md").write_text(formats.to_markdown(groups, rest), "utf-8")
     (out / "table.csv").write_text(formats.to_csv(groups), "utf-8")
     (out / "table.tex").write_text(latex.to_latex(groups), "utf-8")
-    environment, drawn = _environment(), [(tradeoffs.panels(group), panels(group)) for group in groups]
-    files.save([[*costs, *curves] for costs, curves in drawn], out / "figures", environment)
+    environment, drawn = _environment(), [_drawn(group) for group in groups]
+    files.save([[*steps, *costs, *curves] for steps, costs, curves in drawn], out / "figures", environment)
     (out / "index.html").write_text(_html(environment, groups, rest, studies, drawn), "utf-8")
     for group in groups[:1]:
         sets = [("Real", real(group)), *((row.name, fakes(row)) for row in group.rows)]
         pictures.montage(sets).save(out / "samples.png")
     return out / "index.html"
+
+
+def _drawn(group: Group) -> tuple[list[Panel], list[Panel], list[Panel]]:
+    """The figures: quality against network calls, if any; quality against cost; curves."""
+    return [panel for panel in [calls.panel(group)] if panel], tradeoffs.panels(group), panels(group)
 
 
 def _environment() -> Environment:
@@ -72,7 +79,7 @@ def _html(
     groups: list[Group],
     rest: list[Run],
     studies: list[study.Study],
-    drawn: list[tuple[list[Panel], list[Panel]]],
+    drawn: list[tuple[list[Panel], list[Panel], list[Panel]]],
 ) -> str:
     rows = [row for group in groups for row in group.rows]
     tiles, side = galleries(groups)
@@ -86,8 +93,9 @@ def _html(
         rest=rest,
         galleries=tiles,
         side=side,
-        costs=[found for found, _ in drawn],
-        panels=[found for _, found in drawn],
+        steps=[found for found, _, _ in drawn],
+        costs=[found for _, found, _ in drawn],
+        panels=[found for _, _, found in drawn],
         classes=[classes(group) for group in groups],
         sure=any(map(sheets.order_note, groups)),
         likely=any(map(sheets.likelihood_sheet, groups)),
@@ -102,7 +110,8 @@ def _html(
 
 def _rooms() -> dict[str, ModuleType]:
     """The modules whose functions the template calls, each by its own name."""
-    rooms = (drawing, figures, files, notes, palette, scale, scores, sheets, study, table, tradeoffs, units)
+    rooms = (calls, drawing, figures, files, notes, palette, protocol, scale, scores, sheets, study, table, tradeoffs)
+    rooms = (*rooms, units)
     return {room.__name__.rpartition(".")[2]: room for room in rooms}
 
 

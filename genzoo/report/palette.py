@@ -51,8 +51,8 @@ def series(index: int) -> str:
 
 
 def dash(index: int) -> str:
-    """SVG's dash pattern of a setting's line: "" for the first seven, then two more."""
-    return ("", "5 4", "1.5 4")[min(index // SIZE, 2)]
+    """SVG's dash pattern of a setting's line: "" for the first seven, then three more."""
+    return ("", "5 4", "1.5 4", "8 3 1.5 3")[min(index // SIZE, 3)]
 
 
 def mark(index: int, x: float, y: float, radius: float) -> str:

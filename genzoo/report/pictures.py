@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Drawing = Callable[[int], str]  # how many images a side -> data URI
+ABREAST = 6  # squares of a montage side by side
 
 
 def grid(images: np.ndarray, side: int = 8, apart: float = 1 / 16) -> str:
@@ -19,12 +20,12 @@ def grid(images: np.ndarray, side: int = 8, apart: float = 1 / 16) -> str:
     return _sheet(images[: side * side], side, apart)
 
 
-def strips(images: np.ndarray, side: int = 8) -> str:
-    """Rows of images (rows, steps, C, H, W) uint8 as one picture like `grid`'s: the first `side` rows, and of each
-    as many steps, evenly taken from the first to the last."""
+def strips(images: np.ndarray, side: int = 8, rows: int | None = None) -> str:
+    """Rows of images (rows, steps, C, H, W) uint8 as one picture like `grid`'s: the first `rows` of them (None: as many
+    as `side`), and of each `side` steps, evenly taken from the first to the last."""
     steps = images.shape[1]
     taken = np.linspace(0, steps - 1, min(steps, max(side, 2))).round().astype(int)
-    chosen = images[:side, taken]  # (rows, columns, C, H, W)
+    chosen = images[: rows or side, taken]  # (rows, columns, C, H, W)
     return _sheet(chosen.reshape(-1, *chosen.shape[2:]), len(taken), 1 / 16)
 
 
@@ -57,15 +58,17 @@ def pairs(fake: np.ndarray, nearest: np.ndarray, distance: np.ndarray | None, si
 
 
 def montage(sets: Sequence[tuple[str, np.ndarray]], side: int = 8, width: int = 256) -> Image.Image:
-    """The named sets' first side * side images, one square each in a row, the names below."""
+    """The named sets' first side * side images, a square each, the names below; in even rows of at most ABREAST."""
     gap, foot = width // 12, width // 8
-    sheet = Image.new("RGB", (len(sets) * (width + gap) + gap, gap + width + foot + gap // 2), "white")
+    lines = -(-len(sets) // ABREAST)
+    across, high = -(-len(sets) // lines), gap + width + foot
+    sheet = Image.new("RGB", (across * (width + gap) + gap, lines * high + gap // 2), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (name, images) in enumerate(sets):
-        left = gap + i * (width + gap)
+        left, top = gap + i % across * (width + gap), i // across * high + gap
         tile = _square(images, side).resize((width, width), Image.Resampling.NEAREST)
-        sheet.paste(tile, (left, gap), tile)
-        draw.text((left, gap + width + foot // 5), name, fill="black", font=ImageFont.load_default(foot * 0.6))
+        sheet.paste(tile, (left, top), tile)
+        draw.text((left, top + width + foot // 5), name, fill="black", font=ImageFont.load_default(foot * 0.6))
     return sheet
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,12 @@ SECTIONS = {
     "cost": dict,
     "provenance": dict,
 }
-OPTIONAL = {"reconstruction": 4, "interpolation": 5, "trajectory": 5}  # arrays of samples.npz and their axes
+OPTIONAL = {
+    "reconstruction": 4,
+    "interpolation": 5,
+    "trajectory": 5,
+    "classes": 5,
+}  # arrays of samples.npz and their axes
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Run:
     state: "finished", "running", "unfinished", "failed", "not started" or "unreadable"; metrics is empty unless
     finished.
     note: a failed run's traceback, or why the run cannot be read.
-    variant: "" for metrics.json, "-<digest>" for a record that genzoo.score added beside it.
+    variant: "" for metrics.json, "-<digest>" for a record that genzoo.score added beside it; added: the overrides
+    that this scoring was given.
     """
 
     folder: Path
@@ -45,13 +51,15 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     variant: str = ""
+    added: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
-        """DDPM for family "ddpm" of class DDPM; the family's own name for a class called otherwise."""
+        """VAE for family "vae" of class VAE; the family's own name, Flow matching, for a class called otherwise."""
         model = self.config.get("model")
-        module, _, name = str(model.get("_target_", "") if isinstance(model, dict) else "").rpartition(".")
-        family = str(self.provenance.get("family") or module.rpartition(".")[2])
+        model = model if isinstance(model, dict) else {}
+        module, _, name = str(model.get("_target_", "")).rpartition(".")
+        family = str(self.provenance.get("family") or model.get("name") or module.rpartition(".")[2])
         return name if name.lower() == family.lower() else family or "unknown family"
 
     @property
@@ -74,8 +82,8 @@ def find(folders: list[Path]) -> list[Run]:
             raise FileNotFoundError(f"{top} is not a folder: give the output folder of a run or of a study.")
         for folder in _run_folders(top):
             place = Path(top.resolve().name, folder.relative_to(top)).as_posix()
-            for variant in ("", *_variants(folder)):
-                found.setdefault((folder.resolve(), variant), read(folder, place, variant))
+            for run in _records(folder, place):
+                found.setdefault((folder.resolve(), run.variant), run)
     if not found:
         where = ", ".join(map(str, folders))
         raise FileNotFoundError(f"No run below {where} (no config.yaml): train one with `python -m genzoo.run`.")
@@ -91,8 +99,13 @@ def _run_folders(top: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _variants(folder: Path) -> list[str]:
-    return sorted(path.stem.removeprefix("metrics") for path in folder.glob("metrics-*.json"))
+def _records(folder: Path, place: str) -> list[Run]:
+    """The run's own record, then those that genzoo.score added, whose overrides are the run's own and further ones."""
+    own = read(folder, place)
+    given = len(own.provenance.get("overrides") or [])
+    variants = sorted(path.stem.removeprefix("metrics") for path in folder.glob("metrics-*.json"))
+    again = [read(folder, place, variant) for variant in variants]
+    return [own, *(replace(run, added=tuple(map(str, run.provenance.get("overrides") or []))[given:]) for run in again)]
 
 
 def read(folder: Path, place: str, variant: str = "") -> Run:
@@ -176,7 +189,8 @@ def samples(run: Run) -> dict[str, np.ndarray]:
     """The arrays of samples.npz; {} and a warning when it cannot be read.
 
     Always `fake` and `real`, each (k, C, H, W) uint8. Where they were kept `nearest` (of fake's shape) and `distance`
-    (k,), `reconstruction` (of the first k of `real`), `interpolation` and `trajectory` (rows, steps, C, H, W).
+    (k,), `reconstruction` (of the first k of `real`), `interpolation` and `trajectory` (rows, steps, C, H, W),
+    `classes` (classes, samples of each, C, H, W).
     """
     try:
         with np.load(run.folder / f"samples{run.variant}.npz", allow_pickle=False) as arrays:

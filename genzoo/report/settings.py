@@ -1,6 +1,7 @@
 """A setting is what a run was asked to do but for its seed: runs of one setting differ by luck alone."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from genzoo.report.runs import Run
 
 # Names of places and of who logs; and the protocol, which metrics.json states as it was used.
 INCIDENTAL = ("study", "folder", "logger", "hydra", "data.root", "data.path", "metrics", "features")
+UNSAMPLED = ("metrics", "features", "device", "data.")  # overrides of genzoo.score that leave the sampling as it was
 
 
 def flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -53,18 +55,50 @@ def settings(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _key(run: Run) -> str:
     """A run scored again may have sampled otherwise than its config.yaml says: its words and overrides tell."""
-    again = asked(run) if run.variant else []
-    return json.dumps([essence(run.config), run.provenance.get("sampling"), again], sort_keys=True, default=str)
+    return json.dumps([essence(run.config), run.provenance.get("sampling"), resampled(run)], default=str)
+
+
+def trained(found: Sequence[list[Run]]) -> tuple[list[list[Run]], list[list[Run]]]:
+    """The settings parted into those that stand for what was trained, and the same trainings sampled otherwise.
+
+    A training is stood for by the record of its own sampling. Where a protocol has none, by the one of the most
+    network calls, which is chosen without a look at its scores.
+    """
+    first: list[list[Run]] = []
+    again: list[list[Run]] = []
+    for same in sorted(found, key=_standing):
+        known = {run.folder for other in first for run in other}
+        (again if known & {run.folder for run in same} else first).append(same)
+    return first, again
+
+
+def _standing(same: Sequence[Run]) -> tuple[bool, bool, int, float]:
+    """Sorts own sampling before others, a run's own record before one scored again, many seeds and calls before few."""
+    calls = same[0].metrics.get("cost", {}).get("nfe")
+    number = float(calls) if isinstance(calls, (int, float)) else 0.0
+    other = bool(resampled(same[0]))
+    return other, bool(same[0].variant), other * -len(same), other * -number
+
+
+def resampled(run: Run) -> list[str]:
+    """What a second scoring asked of the sampling, not of the protocol or the machine."""
+    return [override for override in run.added if not override.startswith(UNSAMPLED)]
+
+
+def words(overrides: Sequence[str]) -> list[str]:
+    """["sampler=heun", "steps=10", "guidance.scale=2"] -> ["heun", "10 steps", "guidance.scale=2"]."""
+    return [re.sub(r"^steps=(.+)", r"\1 steps", override).removeprefix("sampler=") for override in overrides]
 
 
 def asked(run: Run) -> list[str]:
-    """The overrides of its command that say more than the family and the seed."""
-    every = map(str, run.provenance.get("overrides") or [])
-    return [override for override in every if not override.startswith(("model=", "seed="))]
+    """The overrides of the command that trained it which say more than the family and the seed."""
+    every = [str(override) for override in run.provenance.get("overrides") or []]
+    own = every[: len(every) - len(run.added)]
+    return [override for override in own if not override.startswith(("model=", "seed="))]
 
 
 def names(found: Sequence[Sequence[Run]]) -> list[str]:
-    """A name a setting: the family, what its commands asked and not all others did, its place if that is not enough."""
+    """A name a training: the family, what its commands asked and others did not, its place if that is not enough."""
     overrides = [_shared([asked(run) for run in runs]) for runs in found]
     common = set(_shared(overrides))
     short = [
@@ -72,10 +106,7 @@ def names(found: Sequence[Sequence[Run]]) -> list[str]:
         for runs, own in zip(found, overrides, strict=True)
     ]
     twice = Counter(short)
-    return [
-        f"{name} ({runs[0].place}{runs[0].variant})" if twice[name] > 1 else name
-        for name, runs in zip(short, found, strict=True)
-    ]
+    return [f"{name} ({runs[0].place})" if twice[name] > 1 else name for name, runs in zip(short, found, strict=True)]
 
 
 def _shared(lists: Sequence[Sequence[str]]) -> list[str]:

@@ -3,11 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from genzoo.report import protocol as protocols
 from genzoo.report import scores, settings, units
 from genzoo.report.runs import Run
 from genzoo.report.scores import Estimate, estimate
@@ -38,10 +39,12 @@ class Sheet(NamedTuple):
 class Row:
     """A setting's place in its group; rank is None where the score to rank by is missing or NaN.
 
-    runs: of its seeds, in their order; scores: over these runs.
+    runs: of its seeds, in their order; training: the name of what was trained, which `name` says the sampling after
+    where a second scoring asked for another; scores: over these runs.
     """
 
     runs: list[Run]
+    training: str
     name: str
     rank: int | None
     scores: Estimates
@@ -49,6 +52,11 @@ class Row:
     @property
     def family(self) -> str:
         return self.runs[0].family
+
+    @property
+    def asked(self) -> list[str]:
+        """What a second scoring asked of the sampling: ["sampler=heun", "steps=10"]."""
+        return settings.resampled(self.runs[0])
 
     @property
     def seeds(self) -> str:
@@ -70,13 +78,15 @@ class Row:
 class Group:
     """Finished runs of one protocol, best first by the score `by` ("" when none has a direction).
 
-    scores: names in the order of the table; calibration: name -> entries as in metrics.json, the floor first;
-    why: the keys that keep this group apart from the first.
+    rows: one for each setting that was trained; again: these sampled in other ways, which have no rank, for the best
+    of many, chosen after a look, would flatter itself. scores: names in the order of the table; calibration: name ->
+    entries as in metrics.json, the floor first; why: the keys that keep this group apart from the first.
     """
 
     protocol_id: str
     protocol: dict[str, Any]
     rows: list[Row]
+    again: list[Row]
     scores: list[str]
     by: str
     calibration: dict[str, dict[str, Any]]
@@ -110,14 +120,16 @@ def _group(runs: list[Run], first: dict[str, Any]) -> Group:
     protocol, calibration = runs[0].metrics["protocol"], {}
     for run in runs:
         calibration = run.metrics["calibration"] | calibration
+    trained, again = _rows(runs, found)
     return Group(
         protocol_id=runs[0].metrics["protocol_id"],
         protocol=protocol,
-        rows=_ranked(runs, found, by),
+        rows=_ranked(trained, by),
+        again=again,
         scores=found,
         by=by,
         calibration=dict(sorted(calibration.items(), key=lambda row: (row[0] != FLOOR, *_calibration_order(row, by)))),
-        why=_differing(protocol, first),
+        why=protocols.differing(protocol, first),
     )
 
 
@@ -131,50 +143,29 @@ def _order(found: Estimate, by: str) -> tuple[bool, float]:
     return (not found.known, -scores.direction(by) * found.value if found.known else 0.0)
 
 
-def _ranked(runs: list[Run], found: list[str], by: str) -> list[Row]:
-    together = settings.settings(runs)
-    rows = [
-        Row(same, name, None, {score: over(same, score) for score in found})
-        for same, name in zip(together, settings.names(together), strict=True)
-    ]
-    rows.sort(key=lambda row: _order(row.scores.get(by, Estimate()), by))
-    return [
-        Row(row.runs, row.name, i if row.scores.get(by, Estimate()).known else None, row.scores)
-        for i, row in enumerate(rows, 1)
-    ]
+def _rows(runs: list[Run], found: list[str]) -> tuple[list[Row], list[Row]]:
+    """Every setting that was trained, and these sampled in other ways; not yet ranked."""
+    trained, again = settings.trained(settings.settings(runs))
+    names = settings.names(trained)
+    of = {run.folder: name for same, name in zip(trained, names, strict=True) for run in same}
+
+    def row(same: list[Run]) -> Row:
+        training = next(of[run.folder] for run in same if run.folder in of)
+        name = ", ".join([training, *settings.words(settings.resampled(same[0]))])
+        return Row(same, training, name, None, {score: over(same, score) for score in found})
+
+    return [row(same) for same in trained], [row(same) for same in again]
+
+
+def _ranked(rows: list[Row], by: str) -> list[Row]:
+    """The best first."""
+    rows = sorted(rows, key=lambda row: _order(row.scores.get(by, Estimate()), by))
+    return [replace(row, rank=i if row.scores.get(by, Estimate()).known else None) for i, row in enumerate(rows, 1)]
 
 
 def over(runs: Sequence[Run], name: str) -> Estimate:
     """A score over those of the runs that have it."""
     return estimate([run.metrics["scores"][name] for run in runs if name in run.metrics["scores"]])
-
-
-def _differing(protocol: dict[str, Any], first: dict[str, Any]) -> str:
-    """n_fake is 200 instead of 400; ...: over the keys that differ from the first's."""
-    keys = [key for key in {**first, **protocol} if protocol.get(key) != first.get(key)]
-    return "; ".join(f"{key} is {_brief(protocol.get(key))} instead of {_brief(first.get(key))}" for key in keys)
-
-
-def _brief(item: object) -> str:
-    """A hash by its first 12 digits, a shape as 1 × 8 × 8, all else as it is."""
-    if isinstance(item, list):
-        return " × ".join(map(str, item))
-    text = "unset" if item is None else str(item)
-    return text[:12] if len(text) == 64 else text
-
-
-def in_words(group: Group) -> str:
-    """The protocol as a sentence, then what pins it down."""
-    if not group.protocol:
-        return "Not scored: these runs were asked for samples alone."
-    p = {key: _brief(item) for key, item in group.protocol.items()}
-    n_fake, n_real = (units.integer(group.protocol.get(key)) for key in ("n_fake", "n_real"))
-    return (
-        f"{n_fake} generated images against {n_real} real ones from the {p.get('reference', 'unknown')} "
-        f"split of {p.get('dataset', 'an unnamed data set')}, {p.get('image_shape', 'of unknown shape')}, "
-        f"compared in the features “{p.get('features', 'unknown')}”; "
-        f"{p.get('quantisation', 'quantisation unknown')}."
-    )
 
 
 def heads(group: Group) -> list[tuple[str, int]]:

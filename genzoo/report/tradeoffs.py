@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from genzoo.report import scores, units
-from genzoo.report.figures import Panel
+from genzoo.report import calls, scores, units
+from genzoo.report.figures import LARGE, SMALL, Panel
 from genzoo.report.scatter import Better, Point, scatter
 from genzoo.report.scores import Estimate
 from genzoo.report.table import Group, Row
@@ -15,12 +15,19 @@ COSTS = (  # of the axis; keys of a run's cost, the first that any row knows; ho
     ("network calls", ("nfe",), units.integer),
     ("sampling seconds an image", ("latency_seconds", "sampling_seconds_per_image"), units.latency),
 )
+FEW = 6  # settings whose labels a small figure has room for
 
 
 def panels(group: Group) -> list[Panel]:
     """The first score against every cost on which the settings differ, then the trilemma."""
-    drawn = [_against(group, name, key) for name, key, _ in _known(group) if not _same(group, key)]
+    drawn = [_against(group, name, key) for name, key in _axes_of_cost(group)]
     return [panel for panel in [*drawn, trilemma(group)] if panel]
+
+
+def _axes_of_cost(group: Group) -> list[tuple[str, str]]:
+    """(axis, key) of each cost on which the settings differ, but for calls where these have a figure of their own."""
+    apart = bool(calls.tracks(group))
+    return [(name, key) for name, key, _ in _known(group) if not (_same(group, key) or (apart and key == "nfe"))]
 
 
 def _known(group: Group) -> list[tuple[str, str, units.Show]]:
@@ -73,7 +80,8 @@ def trilemma(group: Group) -> Panel | None:
         if speed
     ]
     better = Better(scores.direction(across), scores.direction(up))
-    return scatter(f"Trilemma: {up} and speed", across, points, better, edge=False)
+    frame = LARGE if len(points) > FEW else SMALL
+    return scatter(f"Trilemma: {up} and speed", across, points, better, edge=False, frame=frame)
 
 
 def _axes(group: Group) -> tuple[str, str]:
@@ -93,7 +101,7 @@ def _radius(speed: float, speeds: Sequence[float], least: float = 4.5, most: flo
 def note(group: Group) -> str:
     """How to read the panels: what the marks are, which settings are on no front, which cost all share."""
     said = []
-    if group.by and any(not _same(group, key) for _, key, _ in _known(group)) and len(group.rows) > 1:
+    if group.by and _axes_of_cost(group) and len(group.rows) > 1:
         higher = "Higher" if scores.direction(group.by) > 0 else "Lower"
         said.append(
             f"{higher} {group.by} is better, and cheaper is further left. A point a setting, with its 95% intervals. "

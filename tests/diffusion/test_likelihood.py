@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from genzoo.diffusion.likelihood import (
     BIN,
     exact,
     hutchinson,
+    learned_kl,
     log_normal_mass,
     ode_log_prob,
     random_steps,
     reconstruction,
+    reverse_variances,
     step_kl,
     variational_bound,
 )
 from genzoo.diffusion.samplers import posterior
-from genzoo.diffusion.schedules import cosine, linear, sigmas_of
+from genzoo.diffusion.schedules import cosine, flow, karras, linear, log_linear, sigmoid
 
 MEAN, STD = 0.1, 0.3
 LEVELS = (torch.arange(256).double() / 127.5 - 1).view(-1, 1, 1, 1)
@@ -35,7 +38,7 @@ def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
 
 def grid(steps: int = 1000, schedule=linear) -> Tensor:
     """The falling sigmas of a schedule."""
-    return sigmas_of(schedule(steps)).flip(0)
+    return schedule(steps).flip(0)
 
 
 def closed_form(x: Tensor, sigmas: Tensor) -> Tensor:
@@ -155,6 +158,72 @@ def test_log_normal_mass_is_scipys_in_both_tails() -> None:
             right + np.log1p(-np.exp(stats.norm.logsf(b) - right)),
         )
     np.testing.assert_allclose(log_normal_mass(lower, upper), expected, rtol=1e-5)
+
+
+# On N(0, 1) data the optimal denoiser is linear and every term a quadratic form of (x, noise), whose expectation is the
+# mean over the four signs of both.
+SIGNS = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+X, NOISE = (column.view(4, 1, 1, 1) for column in SIGNS.T)
+
+
+@pytest.mark.parametrize("schedule", [linear, cosine, sigmoid, karras, log_linear, flow])
+def test_bound_of_the_optimal_denoiser_is_the_entropy(schedule) -> None:
+    """ln(2 pi e) / 2 = 1.41893853 nats in however many steps: with the variance beta the reverse process of N(0, 1)
+    data is the true one."""
+    sigmas = schedule(50).flip(0).view(-1, 1, 1, 1, 1)
+
+    def x0_hat(sigma: Tensor) -> Tensor:
+        return (X + sigma * NOISE) / (1 + sigma**2)
+
+    def kl(sigma: Tensor, sigma_next: Tensor) -> float:
+        largest = reverse_variances(sigma, sigma_next)[1].expand(4, 1, 1, 1)
+        return learned_kl(X, x0_hat(sigma), largest, sigma, sigma_next).mean().item()
+
+    first = Normal(0.0, torch.sqrt(1 + sigmas[0] ** 2))
+    prior = kl_divergence(Normal(X, sigmas[0]), first).mean().item()
+    steps = sum(kl(*pair) for pair in pairwise(sigmas))
+    last = reverse_variances(sigmas[-1], torch.zeros(()).double())[1]
+    reconstruction = -Normal(x0_hat(sigmas[-1]), last.sqrt()).log_prob(X).mean().item()
+    # where sigma is 2e4 the prior's KL, 1e-9, is a difference of numbers near 1
+    assert prior + steps + reconstruction == pytest.approx(1.4189385332046727, rel=0, abs=1e-9)
+
+
+def test_learned_kl_is_torchs() -> None:
+    x, x0 = torch.randn(2, 5, 1, 2, 2, dtype=torch.float64)
+    sigma, sigma_next = torch.linspace(1, 3, 5).double().view(-1, 1, 1, 1), torch.full((5, 1, 1, 1), 0.4).double()
+    variance = 0.1 + torch.rand_like(x)
+    x_t = torch.randn_like(x)
+    mean, smallest = posterior(x_t, x, sigma, sigma_next)
+    guess, _ = posterior(x_t, x0, sigma, sigma_next)
+    expected = kl_divergence(Normal(mean, smallest.sqrt()), Normal(guess, variance.sqrt())).sum((1, 2, 3))
+    np.testing.assert_allclose(learned_kl(x, x0, variance, sigma, sigma_next), expected, rtol=1e-12)
+
+
+def test_posterior_is_bayes_rule() -> None:
+    """q(x_next | x_t, x0) from q(x_next | x0) and q(x_t | x_next), to 1e-12."""
+    sigma, sigma_next, x0, x_t = torch.tensor([2.3, 0.9, 0.4, -1.7], dtype=torch.float64)
+    precision = 1 / sigma_next**2 + 1 / (sigma**2 - sigma_next**2)
+    mean = (x0 / sigma_next**2 + x_t / (sigma**2 - sigma_next**2)) / precision
+    got = posterior(x_t, x0, sigma, sigma_next)
+    np.testing.assert_allclose(got, (mean, 1 / precision), rtol=0, atol=1e-12)
+
+
+def test_the_bound_does_not_depend_on_the_schedule_between_its_ends(monkeypatch) -> None:
+    """In the limit of many steps only the ends of the noise count (Kingma et al. 2021, section 5.1)."""
+    monkeypatch.setattr(torch, "randn_like", lambda x: NOISE.to(x))
+    t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    low, high = 0.05, 30.0
+    schedules = {
+        "log-linear": low * (high / low) ** t,
+        "karras": torch.lerp(*torch.tensor([[low], [high]]).double() ** (1 / 3), t) ** 3,
+        "cosine": torch.tan(torch.lerp(*torch.tensor([[low], [high]]).double().atan(), t)),
+    }
+    between = {
+        name: variational_bound(lambda x, s: x / (1 + s**2), X, sigmas.flip(0)).diffusion.mean().item()
+        for name, sigmas in schedules.items()
+    }
+    exact = 0.5 * math.log((1 + low**-2) / (1 + high**-2))  # half the integral of the error over the SNR
+    assert between == pytest.approx(dict.fromkeys(schedules, exact), rel=2e-3)
 
 
 # --- The probability-flow ODE.

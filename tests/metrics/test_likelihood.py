@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from genzoo.diffusion.grids import trailing
 from genzoo.diffusion.samplers import ddim
 from genzoo.diffusion.schedules import linear
 from genzoo.generator import Generator, Likelihood, dequantise, to_uint8
 from genzoo.metrics.likelihood import bits_per_dim_rows, log_probs, ways
-from genzoo.models.ddpm import DDPM
+from genzoo.models.diffusion import Diffusion
 from genzoo.models.flow import Flow, affine
 from genzoo.models.vae import VAE
 from genzoo.nets import mlp
@@ -93,6 +94,22 @@ def test_nothing_is_dropped(bad: float) -> None:
         bits_per_dim_rows(Known(log_prob), IMAGES, batch_size=4)
 
 
+def test_terms_sum_to_the_value() -> None:
+    def nats(x: Tensor) -> Tensor:
+        return torch.stack([uniform(x) - 3, 0 * uniform(x)], 1)
+
+    way = Likelihood("lower bound", "two terms", nats, ("a", "b"))
+
+    class Terms(Known):
+        def likelihoods(self) -> list[Likelihood]:
+            return [way]
+
+    (row,) = bits_per_dim_rows(Terms(uniform), IMAGES)
+    (whole,) = bits_per_dim_rows(Known(lambda x: uniform(x) - 3), IMAGES)
+    assert sum(row["terms"].values()) == pytest.approx(row["value"]) == pytest.approx(whole["value"])
+    assert row["terms"]["b"] == pytest.approx(math.log2(127.5))
+
+
 def test_one_image_is_refused() -> None:
     with pytest.raises(ValueError, match="2 images or more, got 1"):
         bits_per_dim_rows(Known(uniform), IMAGES[:1])
@@ -118,8 +135,9 @@ def vae() -> VAE:
     return VAE(SHAPE, torch.optim.SGD, encoder, decoder, Gaussian(), latent_dim=2, particles=3)
 
 
-def ddpm() -> DDPM:
-    return DDPM(SHAPE, torch.optim.SGD, mlp.Denoiser(SHAPE, width=8), linear(20), ddim, steps=10, bound_terms=4)
+def ddpm() -> Diffusion:
+    net = mlp.Denoiser(SHAPE, width=8)
+    return Diffusion(SHAPE, torch.optim.SGD, net, linear(20), ddim, trailing, steps=10, bound_terms=4)
 
 
 def off_start(model: nn.Module) -> nn.Module:

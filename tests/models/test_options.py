@@ -27,9 +27,9 @@ OPTIONS = [
     ["model=gan", "nets=dcgan"],
     ["model=flow", "model.coupling._target_=genzoo.models.flow.spline", "model.steps=2"],
     ["model=flow", "model.temperature=0.7", "model.steps=1", "nets=mlp"],
-    ["model=ddpm", "model.alpha_bar._target_=genzoo.diffusion.schedules.cosine", "model.net.dropout=0.3"],
+    ["model=ddpm", "model.sigmas._target_=genzoo.diffusion.schedules.cosine", "model.net.dropout=0.3"],
     ["model=ddpm", "sampler=ddpm", "sampler.large=true", "steps=5"],
-    ["model=ddpm", "sampler.eta=1", "model.alpha_bar.steps=7", "steps=7"],
+    ["model=ddpm", "sampler.eta=1", "model.sigmas.steps=7", "steps=7"],
 ]
 FEW = ["trainer=cpu", "metrics=none", "width=8", "budget.images=512", "budget.checks=1", "callbacks.judge.n=4"]
 

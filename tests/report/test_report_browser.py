@@ -9,6 +9,7 @@ from genzoo.report import write
 
 from . import browser
 from .browser import Tab
+from .conftest import again
 
 Make = Callable[..., Path]
 EVIL = '"><img src=x onerror=alert(1)>'
@@ -25,12 +26,14 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 @pytest.fixture
 def page(tmp_path: Path, make_run: Make, tab: Tab) -> Tab:
-    """Four settings with a distance and a precision; one precision is missing."""
+    """Four settings with a distance and a precision; one lacks the precision, one was sampled in other ways too."""
     for i, (name, value) in enumerate(VALUES.items()):
         scores = {"FD": {"value": value}} | ({"precision": {"value": value / 200}} if name != "vae" else {})
         more = {"overrides": (f"tag={EVIL}",)} if name == EVIL else {}
         family = "flow" if name == EVIL else name
         make_run(tmp_path / "runs" / str(i), family, scores=scores, config={"note": f"</script>{name}"}, **more)
+    for steps in (5, 50):
+        again(tmp_path / "runs" / "2", 2.0 * steps, steps, f"sampler={EVIL}", f"steps={steps}")
     tab.open(write([tmp_path / "runs"], tmp_path / "out"))
     return tab
 

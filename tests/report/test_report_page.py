@@ -176,7 +176,14 @@ def test_folds_show_reconstructions_interpolations_and_trajectories(tmp_path: Pa
     pixels = np.zeros((2, 5, 1, 8, 8), np.uint8)
     with np.load(folder / "samples.npz") as arrays:
         kept = dict(arrays)
-    np.savez(folder / "samples.npz", **kept, reconstruction=kept["real"][:4], interpolation=pixels, trajectory=pixels)
+    more = {"interpolation": pixels, "trajectory": pixels, "classes": pixels}
+    np.savez(folder / "samples.npz", **kept, reconstruction=kept["real"][:4], **more)
     words = Page(write([tmp_path], tmp_path / "out")).text
-    for summary in ("Reconstructions", "Interpolations", "From noise to image"):
+    for summary in ("Reconstructions", "Interpolations", "From noise to image", "One class a row"):
         assert summary in words
+
+
+def test_the_title_counts_families_that_are_too_many_to_name(tmp_path: Path, make_run: Make) -> None:
+    for i in range(10):
+        make_run(tmp_path / str(i), f"family{i}")
+    assert "10 families on digits" in Page(write([tmp_path], tmp_path / "out")).text

@@ -67,3 +67,22 @@ def test_a_strip_goes_from_the_first_step_to_the_last() -> None:
     np.testing.assert_array_equal(sheet[: 8 * zoom : zoom, : 8 * zoom : zoom, 0], images[0, 0, 0])
     np.testing.assert_array_equal(right, images[0, 20, 0])
     np.testing.assert_array_equal(sheet[-8 * zoom :: zoom, -8 * zoom :: zoom, 0], images[1, 20, 0])
+
+
+def test_strips_show_as_many_rows_as_asked() -> None:
+    images = noise(10 * 8, (1, 8, 8)).reshape(10, 8, 1, 8, 8)
+    zoom = 512 // (8 * 8)
+    gap = zoom * 8 // 16
+    for rows, shown in ((10, 10), (None, 8)):
+        sheet = pixels(pictures.strips(images, rows=rows))
+        assert sheet.shape[0] == shown * (8 * zoom + gap) - gap
+        last = sheet[-8 * zoom :: zoom, : 8 * zoom : zoom, 0]
+        np.testing.assert_array_equal(last, images[shown - 1, 0, 0])
+
+
+@pytest.mark.parametrize(("sets", "shape"), [(5, (1, 5)), (6, (1, 6)), (7, (2, 4)), (11, (2, 6))])
+def test_a_montage_of_many_sets_is_in_even_rows(sets: int, shape: tuple[int, int]) -> None:
+    image = pictures.montage([(f"Set {i}", noise(64, (1, 8, 8), seed=i)) for i in range(sets)], width=64)
+    gap, foot = 64 // 12, 64 // 8
+    rows, columns = (image.height - gap // 2) / (gap + 64 + foot), (image.width - gap) / (64 + gap)
+    assert (rows, columns) == shape

@@ -89,8 +89,9 @@ def test_samples_that_cannot_be_read_are_empty(tmp_path: Path, make_run: Make) -
     assert samples(run) == {}
     np.savez(folder / "samples.npz", fake=four, real=three, nearest=four, distance=np.zeros(3))
     assert samples(run) == {}
-    np.savez(folder / "samples.npz", fake=four, real=four, trajectory=four)
-    assert samples(run) == {}
+    for name in ("trajectory", "classes"):
+        np.savez(folder / "samples.npz", fake=four, real=four, **{name: four})
+        assert samples(run) == {}
 
 
 def test_a_run_is_running_while_another_process_holds_its_lock(tmp_path: Path, make_run: Make) -> None:
@@ -101,3 +102,27 @@ def test_a_run_is_running_while_another_process_holds_its_lock(tmp_path: Path, m
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert read(folder, "a").state == "running"
     assert read(folder, "a").state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "name"),
+    [
+        ("vae", "vae.VAE", "VAE"),
+        ("flow", "flow.Flow", "Flow"),
+        ("Flow matching", "diffusion.Diffusion", "Flow matching"),
+    ],
+)
+def test_a_family_is_called_by_its_class_or_by_its_own_name(
+    tmp_path: Path, make_run: Make, family: str, target: str, name: str
+) -> None:
+    make_run(tmp_path / "a", family, config={"model": {"_target_": f"genzoo.models.{target}"}})
+    make_run(tmp_path / "b", value=None, config={"model": {"_target_": f"genzoo.models.{target}", "name": family}})
+    assert [run.family for run in find([tmp_path])] == [name, name]
+
+
+def test_a_record_knows_what_its_scoring_added(tmp_path: Path, make_run: Make) -> None:
+    folder = make_run(tmp_path / "a", overrides=("steps=50",))
+    record = json.loads((folder / "metrics.json").read_text())
+    record["provenance"]["overrides"] += ["sampler=heun", "steps=50"]
+    (folder / "metrics-ab.json").write_text(json.dumps(record))
+    assert [run.added for run in find([tmp_path])] == [(), ("sampler=heun", "steps=50")]

@@ -1,13 +1,14 @@
 """Runs are one setting when their configurations agree on all but seeds and places, whatever they are called."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genzoo.report.runs import Run
-from genzoo.report.settings import essence, names, settings
+from genzoo.report.settings import essence, names, settings, trained, words
 
 
 def config(seed: int, **more: Any) -> dict[str, Any]:
@@ -24,10 +25,12 @@ def config(seed: int, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def run(given: dict[str, Any], place: str = "", variant: str = "", **provenance: Any) -> Run:
+def run(given: dict[str, Any], place: str = "", added: tuple[str, ...] = (), **provenance: Any) -> Run:
+    """added: the overrides of a second scoring."""
     place = place or str(given["folder"])
-    metrics = {"provenance": {"family": "vae", **provenance}}
-    return Run(Path(place), place, "finished", given, metrics, variant=variant)
+    overrides = [*provenance.pop("overrides", []), *added]
+    metrics = {"provenance": {"family": "vae", "overrides": overrides, **provenance}}
+    return Run(Path(place), place, "finished", given, metrics, variant="-ab" if added else "", added=added)
 
 
 def seeds(runs: list[Run]) -> list[list[object]]:
@@ -79,16 +82,40 @@ def test_a_run_sampled_otherwise_is_another_setting_over_its_seeds() -> None:
         for seed in (0, 1)
         for record in (
             run(config(seed), sampling="50 steps", overrides=["model=vae", f"seed={seed}"]),
-            run(config(seed), variant="-ab", sampling="5 steps", overrides=["model=vae", f"seed={seed}", "steps=5"]),
+            run(config(seed), added=("steps=5",), sampling="5 steps", overrides=["model=vae", f"seed={seed}"]),
         )
     ]
-    assert seeds(runs) == [[0, 1], [0, 1]]
-    assert names(settings(runs)) == ["VAE", "VAE, steps=5"]
+    own, again = settings(runs)
+    assert [[r.added for r in same] for same in (own, again)] == [[(), ()], [("steps=5",)] * 2]
+    assert trained([again, own]) == ([own], [again])
+    assert names([own]) == ["VAE"]
 
 
 def test_what_a_second_scoring_asked_for_parts_it_even_where_the_words_are_the_same() -> None:
-    asked = {"overrides": ["model=vae", "sampler.eta=1"], "sampling": "ddim, 50 steps"}
-    assert seeds([run(config(0), sampling="ddim, 50 steps"), run(config(1), variant="-ab", **asked)]) == [[0], [1]]
+    own, other = (run(config(seed), added=("sampler.eta=1",) * seed, sampling="ddim, 50 steps") for seed in (0, 1))
+    assert seeds([own, other]) == [[0], [1]]
+
+
+def test_another_protocol_or_machine_is_no_other_sampling() -> None:
+    again = run(config(1), added=("metrics=standard", "features=wide", "device=cpu"), sampling="ddim, 50 steps")
+    assert seeds([run(config(0), sampling="ddim, 50 steps"), again]) == [[0, 1]]
+
+
+def test_without_its_own_sampling_a_training_stands_by_its_most_network_calls() -> None:
+    few, many, other = (
+        replace(run(config(0), place, added=(f"steps={n}",)), metrics={"cost": {"nfe": n}, "scores": {}})
+        for place, n in (("a", 5), ("a", 50), ("b", 9))
+    )
+    assert trained([[few], [many], [other]]) == ([[many], [other]], [[few]])
+
+
+def test_words_of_what_was_asked() -> None:
+    assert words(["sampler=heun", "steps=10", "grid=karras", "model.steps=3"]) == [
+        "heun",
+        "10 steps",
+        "grid=karras",
+        "model.steps=3",
+    ]
 
 
 def test_the_essence_names_no_seed_and_no_place() -> None:

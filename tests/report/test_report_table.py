@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -207,19 +206,6 @@ def test_seeds_are_placed_among_the_rows_with_their_interval_cut_at_the_ends(tmp
 )
 def test_numbers_read_as_in_a_paper(show: Callable[[object], str], value: object, text: str) -> None:
     assert show(value) == text
-
-
-def test_a_run_scored_again_is_a_row_with_a_name_of_its_own(tmp_path: Path, make_run: Make) -> None:
-    folder = make_run(tmp_path / "a", "ddpm")
-    again = json.loads((folder / "metrics.json").read_text())
-    again["provenance"]["overrides"].append("steps=5")
-    again["scores"]["FD-digits"]["value"] = 50.0
-    (folder / "metrics-0123456789ab.json").write_text(json.dumps(again))
-    (group,) = table.groups(find([tmp_path]))
-    assert [(row.name, row.scores["FD-digits"].value) for row in group.rows] == [
-        ("DDPM", 38.4),
-        ("DDPM, steps=5", 50.0),
-    ]
 
 
 def spent(images: int, asked: int = 1000) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genzoo.report import drawing, palette, scatter, table, tradeoffs
+from genzoo.report import drawing, figures, palette, scatter, table, tradeoffs
 from genzoo.report.drawing import commands
 from genzoo.report.runs import find
 from genzoo.report.scatter import Better, Point
@@ -70,17 +70,6 @@ def test_one_point_is_no_comparison() -> None:
     assert scatter.scatter("FD", "s", points((1, 1), (math.nan, 2)), Better(-1, -1)) is None
 
 
-def test_labels_do_not_cover_each_other() -> None:
-    close = [p._replace(label="a long name", radius=4) for p in points((1, 1), (1.01, 1), (2, 2))]
-    panel = scatter.scatter("", "", close, Better(1, 1))
-    assert panel is not None
-    wide = scatter.LETTER * len("a long name")
-    starts = {"start": 0.0, "middle": -wide / 2, "end": -wide}
-    boxes = [(x + starts[a], y - 9, x + starts[a] + wide, y + 3) for x, y, _, a in panel.labels]
-    assert len(boxes) == 3
-    assert all(scatter._common(a, b) == 0 for a, b in itertools.combinations(boxes, 2))
-
-
 def test_costs_that_all_share_get_a_sentence_and_no_panel(study: Path) -> None:
     (group,) = table.groups(find([study]))
     against = [panel.against.partition(",")[0] for panel in tradeoffs.panels(group)]
@@ -100,6 +89,16 @@ def test_the_trilemma_is_as_fast_as_its_marks_are_large(tmp_path: Path, make_run
     assert areas["VAE"] > areas["GAN"]
     assert all(line.marks[0][3] for line in panel.lines)  # each beats the next in speed and loses in both scores
     assert {text for _, _, text, _ in panel.labels} == {"VAE, 10,000/s", "GAN, 1,000/s", "DDPM, 100/s"}
+
+
+def test_the_trilemma_of_ten_families_names_each_in_a_larger_figure(tmp_path: Path, make_run: Make) -> None:
+    for i in range(10):
+        scores = {"precision": {"value": 0.5 + 0.001 * i}, "coverage": {"value": 0.4 + 0.002 * (i % 3)}}
+        make_run(tmp_path / str(i), f"family{i}", scores=scores)
+    panel = tradeoffs.trilemma(table.groups(find([tmp_path]))[0])
+    assert panel is not None
+    assert panel.frame == figures.LARGE
+    assert len({(x, y) for x, y, _, _ in panel.labels}) == len(panel.labels) == len(panel.legend) == 10
 
 
 def test_no_coverage_no_trilemma(tmp_path: Path, make_run: Make) -> None:
@@ -124,7 +123,7 @@ def test_every_mark_has_the_area_of_the_circle(index: int) -> None:
 def test_settings_differ_in_more_than_colour() -> None:
     shapes = [(re.sub(r"[\d.]+", "", palette.mark(i, 50, 50, 20)), palette.mark(i, 50, 50, 20)) for i in range(7)]
     assert len({place for _, place in shapes}) == 7
-    assert len({(palette.series(i), palette.dash(i)) for i in range(21)}) == 21
+    assert len({(palette.series(i), palette.dash(i)) for i in range(28)}) == 28
 
 
 def luminance(colour: str) -> float:

@@ -1,0 +1,301 @@
+"""Diffusion (Ho, Jain & Abbeel 2020 and its kin): learn to take noise away at every level, then do it step by step."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.diffusion import levels, targets, weights
+from genzoo.diffusion.grids import log_snr
+from genzoo.diffusion.guidance import Denoise, classifier_free, clip
+from genzoo.diffusion.likelihood import (
+    Bound,
+    Trace,
+    exact,
+    hutchinson,
+    learned_kl,
+    ode_log_prob,
+    reverse_variances,
+    variational_bound,
+)
+from genzoo.diffusion.samplers import heun
+from genzoo.diffusion.schedules import time_of
+from genzoo.generator import Batch, Generator, Likelihood, OptimizerFactory, dequantise, refuse_classes
+
+
+class Diffusion(Generator):
+    """x = x0 + sigma * noise, and a network F that makes D(x; sigma) = c_skip x + c_out F(c_in x, t) predict x0.
+
+    DDPM, EDM and flow matching differ in what they pass here:
+    net: (c_in x, t, y) -> F, t (n,) the place of sigma in `sigmas`; y (n,) class ids, None for no class.
+    sigmas: (T,) rising noise levels, of genzoo.diffusion.schedules.
+    target: what F predicts, of genzoo.diffusion.targets. weight: of its squared error, of .weights.
+    levels: which noise levels are trained, of .levels. pair: (x, noise) -> noise, of .pairing; None for chance.
+    grid: (sigmas, steps) -> the falling noise levels that `sampler` visits, of .grids and .samplers.
+    limit: of x0_hat while sampling, of .guidance; None for none.
+    classes: number of them, 0 to ignore; `dropout` of the labels trains the net without class too.
+    guidance: (predict, y, guide) -> denoise, of .guidance.
+    name: the family's name in tables.
+    bound_terms: steps of the T - 1 from which `log_prob` estimates the variational bound.
+    tolerance: absolute and relative, of the solver of the probability-flow ODE.
+    inversion: steps of Heun's method each way between an image and its latent, two network calls each.
+    """
+
+    likelihood = "lower bound"
+    nfe = math.nan  # network calls per image, counted at each draw
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        optimizer: OptimizerFactory,
+        net: nn.Module,
+        sigmas: Tensor,
+        sampler: Callable[..., Tensor],
+        grid: Callable[[Tensor, int], Tensor],
+        steps: int,
+        target: Callable[[Tensor], targets.Coefficients] = targets.noise,
+        weight: Callable[[Tensor, Tensor], Tensor] = weights.simple,
+        levels: Callable[[Tensor, int], Tensor] = levels.uniform,
+        pair: Callable[[Tensor, Tensor], Tensor] | None = None,
+        limit: Callable[[Tensor], Tensor] | None = clip,
+        classes: int = 0,
+        dropout: float = 0.1,
+        guidance: Callable[..., Denoise] = classifier_free,
+        name: str = "diffusion",
+        bound_terms: int = 25,
+        tolerance: float = 1e-4,
+        inversion: int = 25,
+        clip: float = 1.0,
+    ) -> None:
+        super().__init__(image_shape, optimizer, clip)
+        self.net, self.target, self.weight, self.levels, self.pair = net, target, weight, levels, pair
+        self.sampler, self.grid, self.steps, self.limit = sampler, grid, steps, limit
+        self.classes, self.dropout, self.guidance, self.name = classes, dropout, guidance, name
+        self.guides: list[Diffusion] = []  # a list, so that another model's weights do not become this one's
+        self.bound_terms = min(bound_terms, len(sigmas) - 1)
+        self.tolerance, self.inversion = tolerance, inversion
+        self.evaluated = 0  # images that the net has seen in sampling
+        self.register_buffer("sigmas", sigmas.float())
+        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
+        grid(self.sigmas, steps)  # raises now, not after hours of training
+
+    # --- Training.
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The weighted squared error of F; for noise and `simple`, Ho et al.'s equation 14."""
+        sigma = self.levels(self.sigmas, len(x)).view(-1, 1, 1, 1)
+        noise = torch.randn_like(x)
+        noise = noise if self.pair is None else self.pair(x, noise)
+        c = self.target(sigma)
+        error = self.outputs(x + sigma * noise, sigma, self.kept(y)) - targets.target(c, x, sigma, noise)
+        return {"loss": (self.weight(sigma, c.c_out) * error.square()).mean()}
+
+    def outputs(self, x: Tensor, sigma: Tensor, y: Tensor | None) -> Tensor:
+        """What the net says of x (n, C, H, W) at sigma (n, 1, 1, 1)."""
+        return self.net(self.target(sigma).c_in * x, time_of(self.sigmas, sigma.flatten()), y)
+
+    def kept(self, y: Tensor | None) -> Tensor | None:
+        """The labels, a share `dropout` of them replaced by the null's id."""
+        if not self.classes:
+            return None
+        if y is None:
+            raise ValueError(f"model.classes={self.classes}, but the data has no classes: set model.classes=0")
+        return torch.where(torch.rand(len(y), device=y.device) < self.dropout, self.classes, y)
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError when the data has another number of classes."""
+        super().on_fit_start()
+        there = getattr(self.trainer.datamodule, "num_classes", self.classes)
+        if self.classes not in (0, there):
+            raise ValueError(f"model.classes={self.classes}, but the data has {there}: set model.classes={there}")
+
+    def after_fit(self, batches: Iterable[Batch]) -> None:
+        """How often each class occurs: `sample` without y draws classes as the data does."""
+        if self.classes:
+            counts = sum(torch.bincount(y, minlength=self.classes) for _, y in batches)
+            self.shares.copy_(counts / counts.sum())
+
+    # --- The view that every sampler, likelihood and edit takes.
+
+    def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
+        """x0_hat as the net gives it, unlimited and continuous in sigma; sigma () or (n, 1, 1, 1)."""
+        self.evaluated += len(x)
+        sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(len(x), 1, 1, 1)
+        c = self.target(sigma)
+        return c.c_skip * x + c.c_out * self.outputs(x, sigma, y)[:, : x.shape[1]]
+
+    def denoise(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
+        """x0_hat of x = x0 + sigma * noise, limited; sigma () or (n, 1, 1, 1)."""
+        return self.limited(self.predict(x, sigma, y))
+
+    def limited(self, x0: Tensor) -> Tensor:
+        return x0 if self.limit is None else self.limit(x0)
+
+    def denoiser(self, y: Tensor | None = None) -> Denoise:
+        """denoise(x, sigma) for these classes, guided and limited."""
+        guided = self.guidance(self.predict, y, *(guide.predict for guide in self.guides))
+        return lambda x, sigma: self.limited(guided(x, sigma))
+
+    # --- Sampling.
+
+    @property
+    def sigma_grid(self) -> Tensor:
+        """(steps + 1,) falling noise levels that the sampler visits."""
+        return self.grid(self.sigmas, self.steps)
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """Images of the classes y (n,); without y, of classes drawn as often as the data has them."""
+        return self.walk(n, y).clamp(-1, 1)
+
+    def walk(self, n: int, y: Tensor | None = None, **watch: Callable[..., None]) -> Tensor:
+        """n samples; `callback`, if given, sees the sampler's every step."""
+        y, sigmas, models = self.chosen(n, y), self.sigma_grid, [self, *self.guides]
+        before = sum(model.evaluated for model in models)
+        x = self.sampler(self.denoiser(y), sigmas[0] * self.noise(n), sigmas, **watch)
+        self.nfe = (sum(model.evaluated for model in models) - before) / n
+        return x
+
+    def noise(self, n: int) -> Tensor:
+        return torch.randn(n, *self.image_shape, device=self.device, dtype=self.sigmas.dtype)
+
+    def chosen(self, n: int, y: Tensor | None) -> Tensor | None:
+        """The classes to draw. Raises ValueError for one that the model does not know."""
+        if not self.classes:
+            return refuse_classes(self, y)
+        if y is None:
+            return torch.bucketize(torch.rand(n, device=self.device), self.shares.cumsum(0)[:-1])
+        if (y < 0).any() or (y >= self.classes).any():
+            raise ValueError(f"y={y.tolist()}: this model knows the classes 0 to {self.classes - 1}")
+        return y.to(self.device)
+
+    @property
+    def family(self) -> str:
+        return self.name
+
+    @property
+    def sampling(self) -> str:
+        name, *options = described(self.sampler)
+        parts = [name, f"{self.steps} step{'s' * (self.steps > 1)}", *options, " ".join(described(self.grid))]
+        if self.classes or self.guides:
+            parts += [" ".join(described(self.guidance)), *(f"guide {guide.name}" for guide in self.guides)]
+        return ", ".join(parts)
+
+    @torch.no_grad()
+    def trajectory(self, n: int, frames: int) -> Tensor:
+        """(n, frames, C, H, W): x0_hat at equal distances in steps, the last one the sample's."""
+        seen: list[Tensor] = []
+        self.walk(n, callback=lambda i, x, x0: seen.append(x0.clamp(-1, 1)))
+        steps = torch.linspace(0, len(seen) - 1, frames).round().long().tolist()
+        return torch.stack([seen[i] for i in steps], 1)
+
+    # --- Latents: the probability-flow ODE, there and back.
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """z (n, C, H, W), nearly N(0, I), by the probability-flow ODE without class (DDIM inversion, Song et al. 2021,
+        section 4.3, with Heun's steps)."""
+        up = log_snr(self.sigmas, self.inversion)[:-1].flip(0)
+        return heun(self.predict, x, up) / up[-1]
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """The image that `encode` maps to z, but for the solver's error."""
+        down = log_snr(self.sigmas, self.inversion)[:-1]
+        return heun(self.predict, down[0] * z, down).clamp(-1, 1)
+
+    # --- Likelihood.
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(n,) nats: the variational bound without class."""
+        return -sum(self.bound(x))
+
+    def bound(self, x: Tensor) -> Bound:
+        """The terms of the bound of ancestral sampling over all T steps."""
+        return variational_bound(self.denoise, x, self.sigmas.flip(0), self.bound_terms)
+
+    @torch.no_grad()
+    def ode_log_prob(self, x: Tensor) -> Tensor:
+        """(n,) nats of the probability-flow ODE at the smallest training noise, of the dequantised image."""
+        ends = self.sigmas[0].item(), self.sigmas[-1].item()
+        return ode_log_prob(self.predict, dequantise(x), *ends, self.trace, self.tolerance, self.tolerance)
+
+    @property
+    def trace(self) -> Trace:
+        return exact if math.prod(self.image_shape) <= 8 else hutchinson
+
+    def likelihoods(self) -> list[Likelihood]:
+        """The variational bound and the estimate by the probability-flow ODE."""
+        bound = f"VLB, {self.bound_terms} of {len(self.sigmas) - 1} terms"
+        trace = "exact trace" if self.trace is exact else "Hutchinson trace, 1 probe"
+        ode = f"probability-flow ODE, RK45, tolerance {self.tolerance:g}, {trace}"
+        return [
+            Likelihood("lower bound", bound, lambda x: -torch.stack(self.bound(x), 1), Bound._fields),
+            Likelihood("estimate", ode, self.ode_log_prob),
+        ]
+
+
+def described(function: Callable[..., object]) -> list[str]:
+    """A function's name, and what partials of it set to other than its default, in words: ["ddim", "eta 0.5"]."""
+    keywords: dict[str, object] = {}
+    while hasattr(function, "func"):  # a partial, perhaps of a partial
+        function, keywords = function.func, {**function.keywords, **keywords}
+    usual = inspect.signature(function).parameters
+    return [function.__name__, *(f"{key} {value}" for key, value in keywords.items() if value != usual[key].default)]
+
+
+class LearnedVariance(Diffusion):
+    """Nichol & Dhariwal 2021, section 3.1: C further channels of the net place the log variance of each reverse step
+    between the smallest and the largest that can be right; trained by L_hybrid, sampled by `ddpm_learned`."""
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """L_hybrid of equation 16, with the authors' lambda of 0.001 for a sum over T steps."""
+        t = torch.randint(len(self.sigmas), (len(x),), device=x.device)
+        below = torch.where(t > 0, self.sigmas[t - 1], self.sigmas[0] / 2)  # t = 0 has no step; finite, and left out
+        sigma, sigma_next = self.sigmas[t].view(-1, 1, 1, 1), below.view(-1, 1, 1, 1)
+        noise = torch.randn_like(x)
+        c, noisy = self.target(sigma), x + sigma * noise
+        outputs = self.outputs(noisy, sigma, self.kept(y))
+        error = outputs[:, : x.shape[1]] - targets.target(c, x, sigma, noise)
+        simple = (self.weight(sigma, c.c_out) * error.square()).mean()
+        x0, variance = self.read(noisy, outputs, sigma, sigma_next)
+        kl = learned_kl(x, x0.detach(), variance, sigma, sigma_next) * (t > 0)
+        vlb = len(self.sigmas) * kl.mean() / (x[0].numel() * math.log(2))
+        return {"loss": simple + 1e-3 * vlb, "simple": simple.detach(), "vlb": vlb.detach()}
+
+    def read(self, x: Tensor, outputs: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        """x0_hat and the variance of x_next given x (equation 15), from the net's 2C channels."""
+        c, (f, v) = self.target(sigma), outputs.chunk(2, dim=1)
+        smallest, largest = reverse_variances(sigma, sigma_next)
+        return c.c_skip * x + c.c_out * f, torch.exp(torch.lerp(smallest.log(), largest.log(), (v + 1) / 2))
+
+    def moments(self, x: Tensor, sigma: Tensor, sigma_next: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x0_hat, limited, and the variance of x_next; both sigmas () or (n, 1, 1, 1)."""
+        self.evaluated += len(x)
+        sigma = sigma.expand(len(x), 1, 1, 1)
+        x0, variance = self.read(x, self.outputs(x, sigma, y), sigma, sigma_next)
+        return self.limited(x0), variance
+
+    def denoiser(self, y: Tensor | None = None) -> Denoise:
+        """As of every diffusion model, with `moments` for `ddpm_learned`; guided, the variance costs a call more."""
+        denoise, guided = super().denoiser(y), y is not None or self.guides
+
+        def moments(x: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+            x0, variance = self.moments(x, sigma, sigma_next, y)
+            return denoise(x, sigma) if guided else x0, variance
+
+        denoise.moments = moments
+        return denoise
+
+    def bound(self, x: Tensor) -> Bound:
+        """The terms of the bound of ancestral sampling with the learned variance."""
+        return variational_bound(self.denoise, x, self.sigmas.flip(0), self.bound_terms, self.step_kl)
+
+    def step_kl(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """(n,) nats at one draw of x_t; sigma, sigma_next (n,)."""
+        sigma, sigma_next = sigma.view(-1, 1, 1, 1), sigma_next.view(-1, 1, 1, 1)
+        x0, variance = self.moments(x + sigma * torch.randn_like(x), sigma, sigma_next)
+        return learned_kl(x, x0, variance, sigma, sigma_next)

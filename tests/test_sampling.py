@@ -1,0 +1,91 @@
+"""One trained diffusion model with classes, sampled and scored in every way that the commands offer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import genzoo
+from genzoo import sample, score
+from tests.test_commands import TINY, command, typed
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, str]:
+    """The user's folder, and a finished run in it."""
+    folder = tmp_path_factory.mktemp("user")
+    small = ["model=ddpm", "model.classes=10", "steps=3", "study=s", "model.bound_terms=2", "model.inversion=2"]
+    assert command(folder, "genzoo.run", *small, *TINY) == 0
+    return folder, next(folder.glob("outputs/s/*/seed=0")).relative_to(folder).as_posix()
+
+
+def drawn(folder: Path, run: str, *arguments: str) -> np.ndarray:
+    assert command(folder, "genzoo.sample", f"run={run}", "n=6", *arguments) == 0
+    return np.load(folder / run / "generated/samples.npz")["fake"]
+
+
+def test_the_run_shows_each_class(run) -> None:
+    folder, path = run
+    assert np.load(folder / path / "samples.npz")["classes"].shape == (10, 8, 1, 8, 8)
+    metrics = json.loads((folder / path / "metrics.json").read_text())
+    assert metrics["cost"]["nfe"] == 3
+    assert metrics["provenance"]["family"] == "DDPM"
+    bound = metrics["likelihoods"][0]
+    assert set(bound["terms"]) == {"prior", "diffusion", "reconstruction"}
+    assert sum(bound["terms"].values()) == pytest.approx(bound["value"])
+    shares = genzoo.load(folder / path).shares  # of the training digits, counted after the training
+    assert shares.sum().item() == pytest.approx(1) and shares.unique().numel() > 5
+
+
+def test_classes_and_guidance(run) -> None:
+    folder, path = run
+    threes, mixed = drawn(folder, path, "y=3"), drawn(folder, path, "y=[3,4]")
+    assert np.array_equal(threes[::2], mixed[::2]) and not np.array_equal(threes[1::2], mixed[1::2])
+    assert np.array_equal(drawn(folder, path, "y=3", "guidance.scale=1"), threes)
+    without = drawn(folder, path, "y=3", "guidance.scale=0")
+    assert np.array_equal(without, drawn(folder, path, "y=4", "guidance.scale=0"))
+    assert not np.array_equal(drawn(folder, path, "y=3", "guidance.scale=4"), threes)
+    assert np.array_equal(drawn(folder, path, "y=3", "guidance.scale=4", "guidance.interval=[0,1e-9]"), threes)
+    itself = drawn(folder, path, "y=3", "guidance.scale=3", f"guide='{path}'")
+    assert np.abs(itself.astype(int) - threes).max() <= 1  # as weak as the model is, there is nothing to gain
+
+
+def test_samplers_and_steps_are_swept_from_the_same_noise(run, capsys) -> None:
+    folder, path = run
+    quick = [f"run={path}", "metrics=quick", "metrics.n=40"]
+    with typed(folder, "genzoo.score", "sampler=ddim,heun", "steps=2,4", *quick):
+        score.program()
+    printed = capsys.readouterr().out
+    records = [json.loads(p.read_text()) for p in (folder / path).glob("metrics-*.json")]
+    calls = {r["provenance"]["sampling"]: r["cost"]["nfe"] for r in records}
+    assert {words.partition(" steps,")[0]: n for words, n in calls.items()} == {
+        "ddim, 2": 2,
+        "ddim, 4": 4,
+        "heun, 2": 3,
+        "heun, 4": 7,
+    }
+    assert "| Sampling | Network calls | FD-digits | Seconds an image |" in printed
+    assert printed.count("| heun, ") == 2
+    assert (folder / "outputs/s/report/index.html").is_file()
+    assert "network calls" in (folder / "outputs/s/report/index.html").read_text()
+    # the table's scores are those of the same sampler asked for alone
+    with typed(folder, "genzoo.score", "sampler=heun", "steps=4", *quick):
+        score.program()
+    again = [json.loads(p.read_text()) for p in (folder / path).glob("metrics-*.json")]
+    assert len(again) == 4
+    assert {json.dumps(r["scores"]) for r in again} == {json.dumps(r["scores"]) for r in records}
+
+
+def test_what_cannot_be_exchanged_is_refused(run, tmp_path, capsys) -> None:
+    folder, path = run
+    assert command(folder, "genzoo.sample", f"run={path}", "y=10") == 2
+    assert "this model knows the classes 0 to 9" in capsys.readouterr().err
+    assert command(folder, "genzoo.sample", f"run={path}", "sampler=ddpm_learned") == 2
+    assert "ddpm_learned" in capsys.readouterr().err
+    vae = sample.runs.build(genzoo.runs.read_settings(folder / path) | {"model": {"_target_": "torch.nn.Identity"}})
+    nothing = {"sampler": None, "spacing": None, "steps": 4, "guidance": {}, "guide": None}
+    with pytest.raises(ValueError, match="Identity has no sampler to exchange: leave out steps="):
+        sample.exchange_sampling(vae, nothing)
+    assert isinstance(vae, torch.nn.Identity)
