@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from genzoo.metrics.protocol import short_hash
 
-PATHS = ("run", "out", "data.path", "data.root", "folder")
+PATHS = ("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide")
 
 
 def conf_folder() -> str:
