@@ -1,0 +1,180 @@
+"""Consistency training against paths that are known: data of one point, and Gaussian data."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor, nn
+
+from genzoo.diffusion.grids import trailing
+from genzoo.diffusion.samplers import ddim
+from genzoo.diffusion.schedules import karras
+from genzoo.diffusion.targets import edm
+from genzoo.generator import HasSampler
+from genzoo.models.consistency import Consistency, boundary, doubling, log_normal_weights, multistep, pseudo_huber
+from genzoo.nets.mlp import Denoiser
+
+SHAPE, MEAN, STD = (1, 4, 6), 0.1, 0.3
+
+
+class Path(nn.Module):
+    """The net with which f is the probability-flow ODE's map to sigma_min, for data N(MEAN, std^2)."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, c_in_x: Tensor, t: Tensor) -> Tensor:
+        m = self.model[0]
+        sigma_min = m.sigmas[0]
+        sigma = sigma_min * torch.exp(t / m.time_scale).view(-1, 1, 1, 1)
+        c_skip, c_out, c_in = boundary(sigma, sigma_min, m.sigma_data)
+        x = c_in_x / c_in
+        shrink = torch.sqrt((self.std**2 + sigma_min**2) / (self.std**2 + sigma**2))
+        f = MEAN + shrink * (x - MEAN)
+        return torch.where(c_out > 0, (f - c_skip * x) / c_out, 0) + 0 * self.unused
+
+
+def model(net: nn.Module, shape: tuple[int, int, int] = SHAPE, schedule=karras, **options) -> Consistency:
+    return Consistency(shape, torch.optim.SGD, net, schedule, multistep, trailing, **options)
+
+
+def knowing(std: float, **options) -> Consistency:
+    net = Path(std)
+    m = model(net, **options).double()
+    m.sigmas = karras(m.last + 1)  # the buffer was rounded
+    net.model = [m]  # in a list, so that the model does not become its own submodule
+    return m
+
+
+def test_f_is_the_identity_at_the_boundary() -> None:
+    m = model(Denoiser(SHAPE, width=8))
+    x = torch.randn(50, *SHAPE)
+    assert torch.equal(m.denoise(x, m.sigmas[0]), x)
+    assert not torch.equal(m.denoise(x, m.sigmas[1]), x)
+
+
+def test_coefficients_are_those_of_edm_far_from_the_boundary() -> None:
+    sigma = torch.logspace(-2, 2, 50, dtype=torch.float64)
+    for ours, theirs in zip(boundary(sigma, torch.tensor(0.0), 0.7), edm(sigma, 0.7), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_pseudo_huber_is_a_square_near_zero_and_a_norm_far_from_it() -> None:
+    a, b = torch.randn(2, 100, *SHAPE, dtype=torch.float64)
+    norms = (a - b).flatten(1).norm(dim=1)
+    torch.testing.assert_close(pseudo_huber(a, b, 1e-9), norms)
+    torch.testing.assert_close(1e6 * pseudo_huber(a, b, 1e6), norms**2 / 2, rtol=1e-3, atol=0)
+
+
+def test_levels_double() -> None:
+    k = 8000 // 8  # K' of Song & Dhariwal 2024, equation 6, for K = 8000 steps
+    for step in range(8000):
+        assert doubling(step / 8000, 10, 1280) == min(10 * 2 ** (step // k), 1280)
+    assert doubling(1.2, 10, 1280) == 1280
+    assert doubling(0.7, 10, 10) == 10
+
+
+def test_weights_are_the_mass_of_a_log_normal() -> None:
+    sigmas = torch.logspace(-2, 1.5, 9, dtype=torch.float64)
+    mass = norm(-1.1, 2.0).cdf(sigmas.log().numpy())
+    torch.testing.assert_close(log_normal_weights(sigmas, -1.1, 2.0), torch.from_numpy(mass[1:] - mass[:-1]))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_path_to_one_point_has_no_loss(share: float) -> None:
+    m = knowing(std=0.0)
+    m.share = share
+    assert m.loss(torch.full((300, *SHAPE), MEAN).double())["distance"] == pytest.approx(0, abs=1e-9)
+    assert m.loss(torch.full((300, *SHAPE), MEAN + 0.1).double())["distance"] > 1e-5
+
+
+def test_the_distance_over_a_step_halves_with_the_step() -> None:
+    m, x = knowing(STD, huber=1e-9), (MEAN + STD * torch.randn(4000, *SHAPE)).double()
+    distances = []
+    for m.first in (40, 80, 160):  # of the first stage
+        torch.manual_seed(0)
+        distances.append(m.loss(x)["distance"].item())
+    assert distances[0] / distances[1] == pytest.approx(2, rel=0.05)
+    assert distances[1] / distances[2] == pytest.approx(2, rel=0.05)
+
+
+class Masks(nn.Module):
+    """Dropout that remembers what it dropped and whether anyone will ask for its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.seen = nn.Parameter(torch.ones(())), []
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        out = self.scale * nn.functional.dropout(torch.ones_like(x), 0.5)
+        self.seen.append((out.detach(), out.requires_grad))
+        return out
+
+
+def test_both_ends_share_dropout_and_one_has_the_gradient() -> None:
+    m = model(Masks())
+    m.loss(torch.rand(64, *SHAPE))
+    (low, low_gradient), (high, high_gradient) = m.net.seen
+    assert torch.equal(low, high) and low.unique().tolist() == [0, 2]
+    assert (low_gradient, high_gradient) == (False, True)
+    m.loss(torch.rand(64, *SHAPE))
+    assert not torch.equal(m.net.seen[2][0], low)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_gaussian_data_is_sampled(steps: int) -> None:
+    """The exact map of N(0, sigma_max^2) gives the data at each visit of the end, whatever the steps."""
+    m = knowing(0.2, steps=steps).float()
+    x = m.sample(4000)
+    assert x.mean().item() == pytest.approx(MEAN, abs=0.003)
+    assert x.std().item() == pytest.approx(0.2, rel=0.01)
+    assert m.nfe == steps
+
+
+def test_the_sampler_can_be_exchanged() -> None:
+    m = knowing(0.0, steps=3).float()
+    assert isinstance(m, HasSampler)
+    assert m.sampling == "multistep, 3 steps"
+    m.sampler, m.steps = ddim, 4
+    torch.testing.assert_close(m.sample(2), torch.full((2, *SHAPE), MEAN), atol=0.01, rtol=0)
+    assert (m.sampling, m.nfe) == ("ddim, 4 steps", 4)
+
+
+def test_the_grid_follows_the_budget() -> None:
+    m = model(Denoiser(SHAPE, width=8))
+    m._trainer = SimpleNamespace(callbacks=[object(), SimpleNamespace(share=lambda images: images / 1000)])
+    for m.images_seen, levels in [(0, 10), (130, 20), (999, 1280)]:
+        m.on_train_batch_start((torch.rand(2, *SHAPE), None), 0)
+        low, high = m.neighbours(torch.zeros(5000, *SHAPE))
+        assert levels / 3 < len(low.unique()) <= levels
+        assert torch.isin(torch.cat([low, high]), karras(levels + 1).float()).all()
+
+
+def test_a_small_net_learns_gaussian_data_in_one_step() -> None:
+    shape, schedule = (2, 1, 1), partial(karras, sigma_max=10.0)
+    m = model(Denoiser(shape, width=32), shape, schedule=schedule, last=80, huber=0.5, time_scale=10.0)
+    optimizer = torch.optim.Adam(m.parameters())
+    mean, std = torch.tensor([0.3, -0.2]), torch.tensor([0.2, 0.4])
+    for i in range(500):
+        m.share = i / 500
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - m.share)
+        optimizer.zero_grad()
+        m.loss((mean + std * torch.randn(256, 2)).view(-1, *shape))["loss"].backward()
+        optimizer.step()
+    x = m.sample(10_000).flatten(1)
+    torch.testing.assert_close(x.mean(0), mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(x.std(0), std, atol=0.07, rtol=0)
+
+
+def test_refusals() -> None:
+    net = Denoiser(SHAPE, width=8)
+    with pytest.raises(ValueError, match="steps=0"):
+        model(net, steps=0)
+    with pytest.raises(ValueError, match="first=20, last=10"):
+        model(net, first=20, last=10)
+    with pytest.raises(ValueError, match="without classes"):
+        model(net).sample(1, torch.zeros(1, dtype=torch.long))
