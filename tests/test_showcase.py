@@ -49,7 +49,7 @@ def test_a_flow_gives_its_images_back(settings) -> None:
 
 
 def test_the_way_from_noise_ends_at_the_sample(settings) -> None:
-    model = runs.build(settings("model=ddpm", "width=8", "steps=9")).eval()
+    model = runs.build(settings("model=ddpm", "width=8", "steps=9", "model.inversion=2")).eval()
     before = torch.get_rng_state()
     found = showcase(model, REALS, seed=3)["trajectory"]
     assert torch.equal(torch.get_rng_state(), before)
@@ -61,7 +61,7 @@ def test_the_way_from_noise_ends_at_the_sample(settings) -> None:
 
 
 def test_each_class_has_a_row(settings) -> None:
-    model = runs.build(settings("model=ddpm", "width=8", "steps=2", "model.classes=10")).eval()
+    model = runs.build(settings("model=ddpm", "width=8", "steps=2", "model.classes=10", "model.inversion=2")).eval()
     rows = showcase(model, REALS)["classes"]
     assert rows.shape == (10, 8, 1, 8, 8)
     with per_image(0, 0, 8):

@@ -211,7 +211,7 @@ def test_posterior_is_bayes_rule() -> None:
 def test_the_bound_does_not_depend_on_the_schedule_between_its_ends(monkeypatch) -> None:
     """In the limit of many steps only the ends of the noise count (Kingma et al. 2021, section 5.1)."""
     monkeypatch.setattr(torch, "randn_like", lambda x: NOISE.to(x))
-    t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    t = torch.linspace(0, 1, 3001, dtype=torch.float64)
     low, high = 0.05, 30.0
     schedules = {
         "log-linear": low * (high / low) ** t,
@@ -223,7 +223,7 @@ def test_the_bound_does_not_depend_on_the_schedule_between_its_ends(monkeypatch)
         for name, sigmas in schedules.items()
     }
     exact = 0.5 * math.log((1 + low**-2) / (1 + high**-2))  # half the integral of the error over the SNR
-    assert between == pytest.approx(dict.fromkeys(schedules, exact), rel=2e-3)
+    assert between == pytest.approx(dict.fromkeys(schedules, exact), rel=1e-2)
 
 
 # --- The probability-flow ODE.
