@@ -141,6 +141,7 @@ SCORED: list[tuple[Path, dict[str, Any]]] = []  # by this process: the run's fol
 def program() -> None:
     """The command line. Values with commas, as in sampler=ddim,heun steps=5,10, are scored one by one from the same
     noise, and end in a table and in the report of the run's study."""
+    SCORED.clear()
     if any(is_sweep(argument) for argument in sys.argv[1:]):
         sys.argv.append("--multirun")
     main()

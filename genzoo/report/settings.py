@@ -91,10 +91,11 @@ def words(overrides: Sequence[str]) -> list[str]:
 
 
 def asked(run: Run) -> list[str]:
-    """The overrides of the command that trained it which say more than the family and the seed."""
+    """The overrides of the command that trained it which say more than family, seed, place and protocol."""
     every = [str(override) for override in run.provenance.get("overrides") or []]
     own = every[: len(every) - len(run.added)]
-    return [override for override in own if not override.startswith(("model=", "seed="))]
+    plain = [override for override in own if not override.startswith(("model=", "seed="))]
+    return [override for override in plain if not _is_incidental(override.partition("=")[0].lstrip("+"))]
 
 
 def names(found: Sequence[Sequence[Run]]) -> list[str]:
