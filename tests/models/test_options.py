@@ -14,6 +14,7 @@ from genzoo.run import make_trainer
 
 LOSS = "model.adversarial._target_=genzoo.models.gan."
 AUGMENT = "{_target_:genzoo.models.gan.%s,_partial_:true}"
+LEVELS, LIMIT = "genzoo.diffusion.levels.low_discrepancy", "genzoo.diffusion.guidance.dynamic_threshold"
 OPTIONS = [
     ["model=vae", "head=bernoulli", "model.particles=4", "model.warmup=100"],
     ["model=vae", "head=logistics", "head.components=3"],
@@ -28,6 +29,9 @@ OPTIONS = [
     ["model=flow", "model.coupling._target_=genzoo.models.flow.spline", "model.steps=2"],
     ["model=flow", "model.temperature=0.7", "model.steps=1", "nets=mlp"],
     ["model=ddpm", "model.sigmas._target_=genzoo.diffusion.schedules.cosine", "model.net.dropout=0.3"],
+    ["model=flow_matching", "model.pair={_target_:genzoo.diffusion.pairing.optimal_transport,_partial_:true}"],
+    ["model=ddpm", "model.target._target_=genzoo.diffusion.targets.v", "model.levels._target_=" + LEVELS],
+    ["model=ddpm", "model.weight._target_=genzoo.diffusion.weights.min_snr", "model.limit._target_=" + LIMIT],
     ["model=ddpm", "sampler=ddpm", "sampler.large=true", "steps=5"],
     ["model=ddpm", "sampler.eta=1", "model.sigmas.steps=7", "steps=7"],
 ]
