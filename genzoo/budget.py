@@ -12,7 +12,6 @@ from genzoo.generator import Generator
 from genzoo.metrics.cost import Counter
 
 NEVER = 10**12  # batches between validations
-RANKS_APART = 1_000_003  # between the seeds of two ranks' noise, far from those of other runs
 
 
 class Budget(Callback):
@@ -30,6 +29,8 @@ class Budget(Callback):
         self.kind, self.asked = next(((kind, n) for kind, n in others.items() if n), ("images", images))
         self.checks = checks
         self.seen, self.seconds, self.paused = 0, 0.0, False
+        self.checked = 0  # shares of the budget at whose end a validation was due
+        self.due = False  # the validation that the last one asked for is still to come
         self.multiply_adds: float | None = None  # of an image's share of a training step, counted in the first one
         self.counter: Counter | None = None
 
@@ -45,8 +46,6 @@ class Budget(Callback):
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
         self.seen = model.images_seen
         trainer.should_stop = self.share(self.seen) >= 1  # a run that was stopped between training and scores
-        if self.seen or trainer.global_rank:  # neither the noise of a resumed run's beginning again, nor another rank's
-            torch.manual_seed(torch.initial_seed() + self.seen + RANKS_APART * trainer.global_rank)
         self.started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
@@ -62,15 +61,20 @@ class Budget(Callback):
             self.stop_counting()
             if self.kind == "flops" and not self.multiply_adds:
                 raise ValueError("budget.flops: this model's step has no multiply-adds to count; set budget.images")
-        before = self.share(self.seen)
         model.images_seen += len(batch[0]) * trainer.world_size
         self.seen = model.images_seen
         self.tick(trainer)
-        share = self.share(self.seen)
-        trainer.should_stop = trainer.should_stop or share >= 1
-        if self.checks:
-            due = math.floor(share * self.checks) > math.floor(before * self.checks)
-            trainer.val_check_batch = 1 if due else NEVER
+        if step_ends(trainer, batch_idx):
+            share = self.share(self.seen)
+            trainer.should_stop = trainer.should_stop or share >= 1
+            if self.checks:
+                self.plan_check(trainer, share)
+
+    def plan_check(self, trainer: Trainer, share: float) -> None:
+        """Ask for a validation where another of the `checks` shares of the budget has ended."""
+        reached = math.floor(share * self.checks)
+        self.checked, self.due = reached, reached > self.checked
+        trainer.val_check_batch = 1 if self.due else NEVER
 
     def tick(self, trainer: Trainer) -> None:
         """Count the time since the last tick as training, unless it was paused."""
@@ -94,6 +98,7 @@ class Budget(Callback):
 
     def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
         self.paused = True  # until the next batch: judging and saving are no training
+        self.due = False
 
     on_train_end = on_validation_start
 
@@ -103,15 +108,22 @@ class Budget(Callback):
     def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"], checkpoint["seconds"] = model.images_seen, self.seconds
         checkpoint["multiply_adds"] = self.multiply_adds
+        checkpoint["checks"] = {"checked": self.checked, "due": self.due}
 
     def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
         model.images_seen, self.seconds = checkpoint["images_seen"], checkpoint["seconds"]
         self.multiply_adds = checkpoint["multiply_adds"]
+        self.checked, self.due = checkpoint["checks"]["checked"], checkpoint["checks"]["due"]
 
     def record(self) -> dict[str, Any]:
         """The section `budget` of metrics.json: whether the run used up what it was asked to, or ended otherwise."""
         spent = self.spent(self.seen)
         return {"kind": self.kind, "asked": self.asked, "spent": spent, "reached": spent >= self.asked}
+
+
+def step_ends(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the optimiser steps after this batch, and does not only accumulate its gradients."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 def budget_of(trainer: Trainer) -> Budget:

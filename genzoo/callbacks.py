@@ -1,7 +1,8 @@
-"""What happens around training, the same for every family: averaged weights, curves, checkpoints, grids."""
+"""What happens around training, the same for every family: noise, averaged weights, curves, grids, faults."""
 
+import hashlib
+import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,31 @@ from genzoo.budget import budget_of
 from genzoo.generator import Generator, to_uint8
 from genzoo.loggers import CurvesFile, WandbCurves
 from genzoo.pictures import save_grid
+
+logger = logging.getLogger("genzoo")
+
+
+class Noise(Callback):
+    """Lets the random numbers of a batch follow from (seed, rank, images seen) alone, and those of a validation from
+    (seed, rank): so a run that was stopped goes on with the very numbers that it would have drawn."""
+
+    def on_fit_start(self, trainer: Trainer, model: Generator) -> None:
+        # torch's host generator knows 32 bits of a seed: streams that are counted do not meet within a run
+        key = f"{torch.initial_seed()} {trainer.global_rank}".encode()
+        self.start = int.from_bytes(hashlib.sha256(key).digest()[:4])
+
+    def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
+        reseed(self.start + model.images_seen, model.device)
+
+    def on_validation_start(self, trainer: Trainer, model: Generator) -> None:
+        reseed(self.start - 1, model.device)
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Start the generators of the host and of this device; torch.manual_seed asks every kind of device, slowly."""
+    torch.default_generator.manual_seed(seed % 2**32)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed % 2**32)
 
 
 class EMA(Callback):
@@ -81,12 +107,15 @@ class Curves(Callback):
 
     def __init__(self, points: int = 200) -> None:
         self.points, self.sent = points, 0
+        self.written = 0  # bytes of curves.csv that belong to the checkpoint
 
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
         self.sent = math.floor(self.points * budget_of(trainer).share(model.images_seen))
-        for logger in trainer.loggers:
-            if isinstance(logger, CurvesFile | WandbCurves):
-                logger.resume(model.images_seen)
+        for sink in trainer.loggers:
+            if isinstance(sink, CurvesFile):
+                sink.cut(self.written)
+            if isinstance(sink, WandbCurves):
+                sink.resume(model.images_seen)
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
         reached = math.floor(self.points * budget_of(trainer).share(model.images_seen))
@@ -97,12 +126,18 @@ class Curves(Callback):
     def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
         log(trainer, model, {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
 
+    def on_save_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curves"] = sum(sink.size() for sink in trainer.loggers if isinstance(sink, CurvesFile))
+
+    def on_load_checkpoint(self, trainer: Trainer, model: Generator, checkpoint: dict[str, Any]) -> None:
+        self.written = checkpoint["curves"]
+
 
 def log(trainer: Trainer, model: Generator, values: dict[str, Any]) -> None:
     """Give scalars to every logger, at the images seen so far."""
     scalars = {name: float(value) for name, value in values.items()}
-    for logger in trainer.loggers:
-        logger.log_metrics(scalars, step=model.images_seen)
+    for sink in trainer.loggers:
+        sink.log_metrics(scalars, step=model.images_seen)
 
 
 class Judge(Callback):
@@ -121,36 +156,17 @@ class Judge(Callback):
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
-            fake = to_uint8(model.sample(self.n))
+            fake = model.sample(self.n)
+        whole = bool(fake.isfinite().all())
+        fake = to_uint8(fake)
         grid = save_grid(fake[:64].cpu().numpy(), self.path)
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image("samples", [grid], step=model.images_seen)
-        if self.score is not None:
+        for sink in trainer.loggers:
+            if hasattr(sink, "log_image"):
+                sink.log_image("samples", [grid], step=model.images_seen)
+        if not whole:
+            logger.warning("%s: samples after %s images hold NaN or infinity", model.family, f"{model.images_seen:,}")
+        elif self.score is not None:
             log(trainer, model, {f"score/{name}": value for name, value in self.score(fake).items()})
-
-
-class LastCheckpoint(Callback):
-    """Keeps `last.ckpt` whole: written beside its place after each validation and at the end, then renamed.
-
-    Lightning's own writer passes through TMPDIR; from another file system a kill leaves half a file.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / "last.ckpt"
-
-    def save(self, trainer: Trainer) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, self.path)
-
-    def on_validation_end(self, trainer: Trainer, model: Generator) -> None:
-        self.save(trainer)
-
-    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
-        self.save(trainer)
 
 
 class Bar(Callback):
@@ -182,30 +198,3 @@ class Bar(Callback):
     def on_exception(self, trainer: Trainer, model: Generator, exception: BaseException) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
-
-
-class StopOnNaN(Callback):
-    """Ends the run with one sentence at the first loss that is not a number, before it is saved."""
-
-    def __init__(self, every: int = 10) -> None:
-        self.every = every
-        self.last: dict[str, Tensor] = {}
-
-    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.last = outputs
-        if batch_idx % self.every == 0:
-            self.check(model)
-
-    def on_validation_start(self, trainer: Trainer, model: Generator) -> None:
-        self.check(model)
-
-    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
-        self.check(model)
-
-    def check(self, model: Generator) -> None:
-        bad = [name for name, value in self.last.items() if not math.isfinite(float(value))]
-        if bad:
-            raise ValueError(
-                f"{type(model).__name__}: {bad[-1]} became {float(self.last[bad[-1]])} after {model.images_seen} "
-                "images; lower model.optimizer.lr or model.clip (the last checkpoint is kept)"
-            )

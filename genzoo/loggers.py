@@ -16,12 +16,14 @@ import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from genzoo.files import told, write_bytes
+
 STRIPS = ("interpolation", "trajectory", "reconstruction")  # arrays of samples.npz that are shown row by row
 SMALL_FILES = ("metrics.json", "config.yaml", "curves.csv", "samples.png")
 
 
 class CurvesFile(Logger):
-    """Appends rows `images,seconds,name,value` to curves.csv, so that a resumed run goes on in the same file."""
+    """Appends rows `images,seconds,name,value` to curves.csv; a resumed run goes on in the same file."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
@@ -36,16 +38,19 @@ class CurvesFile(Logger):
     def version(self) -> int:
         return 0
 
+    def size(self) -> int:
+        """Bytes written."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     @rank_zero_only
-    def resume(self, images: int) -> None:
-        """Drop the rows after `images`, which are about to be written again, and let the clock go on from the rest."""
+    def cut(self, size: int) -> None:
+        """Drop all after the first `size` bytes, which a resumed run writes again; the clock goes on from there."""
         if not self.path.exists():
             return
-        head, *rows = complete_rows(self.path)
-        kept = [row for row in rows if int(row[0]) <= images]
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerows([head, *kept])
-        self.start = time.time() - float(kept[-1][1] if kept else 0)
+        with told(self.path):
+            os.truncate(self.path, min(size, self.size()))
+        rows = complete_rows(self.path)[1:]
+        self.start = time.time() - float(rows[-1][1] if rows else 0)
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -54,8 +59,8 @@ class CurvesFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """One row a metric; `step` counts images."""
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        new = not self.size()
+        with told(self.path), self.path.open("a", newline="") as file:
             rows = csv.writer(file)
             if new:
                 rows.writerow(["images", "seconds", "name", "value"])
@@ -99,9 +104,8 @@ def run_id(folder: str | Path) -> str:
     path = Path(folder) / "wandb" / "id"
     known = path.read_text().strip() if path.is_file() else ""
     if not known:
-        path.parent.mkdir(parents=True, exist_ok=True)
         known = secrets.token_hex(6)  # not `random`, which every run of one seed has in the same state
-        path.write_text(known)
+        write_bytes(path, known.encode())
     return known
 
 

@@ -1,10 +1,13 @@
 """Generated arrays as pictures: a grid of images, or for 2-D points a picture of their density."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from genzoo.files import write_whole
 
 
 def grid(images: np.ndarray, gap: int = 1) -> np.ndarray:
@@ -33,6 +36,5 @@ def save_grid(images: np.ndarray, path: Path, smallest: int = 512) -> Image.Imag
     picture = Image.fromarray(grid(images))
     factor = max(1, round(smallest / picture.width))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    write_whole(path, partial(picture.save, format="PNG"))
     return picture

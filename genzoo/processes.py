@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from genzoo.command import hush, sentence
+from genzoo.signals import ENDING, Interrupted, handled, interrupt
 
 GRACE = 3.0  # seconds that a process has to end by itself, and again after a signal, once another has failed
 
@@ -46,19 +48,30 @@ def to_start(trainer: Trainer) -> int:
 def launch(n: int, work: Callable[..., Any], *arguments: Any) -> None:
     """work(*arguments) in n new processes at once, which Lightning's Trainer finds to be its ranks 0, ..., n - 1.
 
-    They run no command line, so a sweep can do this for each of its runs.
-    Raises ChildProcessError with the error of the first that fails, after ending the others.
+    They run no command line, so a sweep can do this for each of its runs. A signal to end is passed on to them.
+    Raises ChildProcessError with the error of the first that fails, after ending the others, and Interrupted after a
+    signal.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch calls looking for unused parameters a mistake
     port = LightningEnvironment().main_port
     started = start_processes(as_rank, (port, work, arguments), n, join=False, start_method="spawn")
+    received: list[int] = []
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        for process in started.processes:
+            process.terminate()
+
     try:
-        while not started.join(grace_period=GRACE):
-            pass
+        with handled(dict.fromkeys(ENDING, pass_on)):
+            while not started.join(grace_period=GRACE):
+                pass
     except ProcessRaisedException as error:
         said = str(error).rpartition(f"{ChildProcessError.__name__}: ")[2].strip()
         raise ChildProcessError(f"rank {error.error_index} of {n}: {said}") from error
     except ProcessExitedException as error:
+        if received:
+            raise Interrupted(received[0]) from error
         raise ChildProcessError(f"{error}, of {n} processes") from error
     finally:
         for process in started.processes:
@@ -75,7 +88,8 @@ def as_rank(rank: int, port: int, work: Callable[..., Any], arguments: tuple[Any
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
     try:
-        work(*arguments)
+        with handled(dict.fromkeys(ENDING, interrupt)):
+            work(*arguments)
     except Exception as error:
         raise ChildProcessError(sentence(error)) from error
 

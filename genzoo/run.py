@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from omegaconf import DictConfig
 
 from genzoo import runs
 from genzoo.budget import NEVER, Budget
-from genzoo.callbacks import Judge, LastCheckpoint, averaged
+from genzoo.callbacks import Judge, averaged
+from genzoo.checkpoints import LastCheckpoint, newest
 from genzoo.command import command, plain
+from genzoo.files import sweep_parts, write_bytes
+from genzoo.finite import NotFinite
 from genzoo.generator import HasAfterFit
 from genzoo.loggers import CurvesFile, finish_wandb
 from genzoo.metrics.cost import cost
@@ -23,6 +27,7 @@ from genzoo.processes import beside_rank_zero, launch, rank_zero_first, share_bu
 from genzoo.provenance import provenance
 from genzoo.score import Scorer, in_words, unscored
 from genzoo.showcase import showcase
+from genzoo.signals import ENDING, Interrupted, handled, interrupt
 from genzoo.study import as_typed, asked
 
 log = logging.getLogger("genzoo")
@@ -59,18 +64,24 @@ def finish(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict
     check(settings)
     if beside_rank_zero(settings["trainer"]):  # which keeps the folder
         return runs.finished(folder) or train(settings, folder, overrides)
-    with runs.held(folder):
+    with handled(dict.fromkeys(ENDING, interrupt)), runs.held(folder):
         runs.claim(folder, settings)
         metrics = runs.finished(folder)
         if metrics is not None:
             log.info("already finished: %s (delete it to run again)", folder)
             return metrics
         log.info("run folder: %s", folder)
+        sweep_parts(folder)
         failed = folder / "failed.txt"
         try:
             metrics = train_in_processes(settings, folder, overrides)
+        except Interrupted as stop:
+            log.warning("stopped by %s: the same command goes on with %s", stop.name, folder)
+            finish_wandb({})
+            raise
         except Exception:
-            runs.write_text(failed, traceback.format_exc())
+            with suppress(OSError):  # a full disk must not hide what went wrong
+                write_bytes(failed, traceback.format_exc().encode())
             finish_wandb({})
             raise
         failed.unlink(missing_ok=True)
@@ -102,15 +113,19 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         score = Scorer(settings, data, device) if settings["metrics"] else None
     find(trainer, Judge).score = score.quick if score else None
     model = runs.build(settings)
-    checkpoint = folder / runs.CHECKPOINT
-    trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    if trainer.accumulate_grad_batches > 1 and not model.automatic_optimization:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches: {model.family} has two players; lower data.batch_size instead"
+        )
+    trainer.fit(model, data, ckpt_path=newest(folder / runs.CHECKPOINTS), weights_only=True)
+    pl.seed_everything(settings["seed"], verbose=False)  # as if it had not been stopped in between
     budget = find(trainer, Budget)
     model.to(device)  # Lightning leaves it on the CPU
     if isinstance(model, HasAfterFit):
         data.trainer = None  # whose loaders give this process's share of the images
         with averaged(trainer, model):
             if trainer.is_global_zero:
-                model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+                model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
         find(trainer, LastCheckpoint).save(trainer)
     share_buffers(trainer, model)
     with averaged(trainer, model):
@@ -122,7 +137,7 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     runs.save_gallery(folder, judged, data.split("test").x, more)
     metrics = {
         **judged.record,
-        "budget": budget.record(),
+        "budget": budget.record() | {"left_out": find(trainer, NotFinite).dropped},
         "cost": costs,
         "provenance": provenance(
             overrides, started, family=model.family, sampling=model.sampling, config_hash=runs.fingerprint(settings)
@@ -139,7 +154,10 @@ def make_trainer(settings: dict[str, Any], folder: Path) -> pl.Trainer:
     loggers = [CurvesFile(folder), *instantiate(list(settings["logger"].values()), _convert_="all")]
     for logger in loggers:
         logger.log_hyperparams(settings)
-    return instantiate(settings["trainer"], callbacks=callbacks, logger=loggers, val_check_interval=NEVER)
+    where = folder / runs.CHECKPOINTS  # of what Lightning saves when SLURM puts the job back into its queue
+    return instantiate(
+        settings["trainer"], callbacks=callbacks, logger=loggers, val_check_interval=NEVER, default_root_dir=where
+    )
 
 
 def find(trainer: pl.Trainer, kind: type) -> Any:

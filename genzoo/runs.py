@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,24 +14,18 @@ import yaml
 from hydra.utils import instantiate
 from torch import Tensor
 
+from genzoo.checkpoints import newest, read
+from genzoo.files import told, write_bytes, write_whole
 from genzoo.generator import Generator
 from genzoo.metrics.evaluate import GALLERY, Evaluation, quantised
 from genzoo.metrics.protocol import short_hash
 from genzoo.pictures import save_grid
 
-SETTINGS, METRICS, CHECKPOINT, LOCK = "config.yaml", "metrics.json", "checkpoints/last.ckpt", ".lock"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside `path` and rename, so that a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+SETTINGS, METRICS, CHECKPOINTS, LOCK = "config.yaml", "metrics.json", "checkpoints", ".lock"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_settings(run_dir: str | Path) -> dict[str, Any]:
@@ -54,6 +47,7 @@ def essence(settings: dict[str, Any]) -> dict[str, Any]:
         "data": {key: value for key, value in settings["data"].items() if key != "root"},
         "callbacks": {name: settings["callbacks"].get(name) for name in shaping},
         "precision": settings["trainer"].get("precision"),
+        "accumulate": settings["trainer"].get("accumulate_grad_batches", 1),
         "processes": [settings["trainer"].get(key, 1) for key in ("devices", "num_nodes")],  # a step's images
     }
 
@@ -86,8 +80,10 @@ def held(run_dir: Path) -> Iterator[None]:
 
     Raises ValueError when another process is at work there.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / LOCK, "w") as file:
+    with told(run_dir / LOCK):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = open(run_dir / LOCK, "w")  # noqa: SIM115
+    with file:
         if not lock(file):
             time.sleep(0.1)  # a report that looks whether the folder is held holds it for a moment
             if not lock(file):
@@ -109,7 +105,7 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
                 "delete that folder or set study=NAME to write elsewhere"
             )
     else:
-        write_text(path, yaml.safe_dump(settings, sort_keys=False))
+        write_bytes(path, yaml.safe_dump(settings, sort_keys=False).encode())
 
 
 def finished(run_dir: Path) -> dict[str, Any] | None:
@@ -132,9 +128,7 @@ def save_gallery(
     arrays = {"fake": fake, "real": real, **more}
     if judged.neighbours is not None:
         arrays |= {"nearest": judged.neighbours.numpy(), "distance": judged.distances.numpy()}
-    part = run_dir / f"samples{variant}.part.npz"
-    np.savez_compressed(part, **arrays)
-    os.replace(part, run_dir / f"samples{variant}.npz")
+    write_whole(run_dir / f"samples{variant}.npz", lambda file: np.savez_compressed(file, **arrays))
     save_grid(fake if fake.shape[2:] == (1, 1) else fake[:64], run_dir / f"samples{variant}.png")
 
 
@@ -146,16 +140,17 @@ def build(settings: dict[str, Any]) -> Generator:
 def load(run_dir: str | Path, map_location: str | torch.device = "cpu") -> Generator:
     """The trained model of a run, its averaged weights in place, in evaluation mode.
 
-    Raises FileNotFoundError when `run_dir` is not a run folder or has no checkpoint, ValueError when the checkpoint
-    does not hold this model.
+    run_dir: the folder of a run, or one of its checkpoints by name.
+    Raises FileNotFoundError when it is no run or has no checkpoint, ValueError when the checkpoint is damaged (of a
+    folder: all of them) or does not hold this model.
     """
-    settings, path = read_settings(run_dir), Path(run_dir) / CHECKPOINT
-    if not path.is_file():
-        raise FileNotFoundError(f"{run_dir} has no {CHECKPOINT}: the run has not saved yet; repeat its command")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # the unpickler and the zip reader raise many kinds
-        raise ValueError(f"{path} cannot be read ({error}); delete it and repeat the run's command") from error
+    path = Path(run_dir)
+    folder = path.parents[1] if path.suffix == ".ckpt" else path
+    settings = read_settings(folder)
+    path = path if path.suffix == ".ckpt" else newest(folder / CHECKPOINTS)
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"{path or run_dir}: no checkpoint; the run has not saved yet, repeat its command")
+    checkpoint = read(path, map_location)
     model = build(settings)
     weights = {**checkpoint["state_dict"], **checkpoint.get("ema", {"average": {}})["average"]}
     try:

@@ -13,12 +13,14 @@ ROOT = Path(genzoo.__file__).parent
 ALLOWED = {  # what a room may import of genzoo besides itself
     "nets": set(),
     "diffusion": set(),
-    "data": {"files"},
+    "data": {"fetch", "files"},
     "report": {"files"},
-    "metrics": {"generator", "files"},
+    "metrics": {"generator", "fetch", "files"},
     "models": {"generator", "nets", "diffusion"},
     "budget": {"generator", "metrics"},
     "callbacks": {"budget", "files", "generator", "pictures", "loggers"},
+    "checkpoints": {"budget", "files", "generator", "signals"},
+    "finite": {"generator"},
     "files": set(),
     "generator": set(),
 }

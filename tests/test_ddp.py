@@ -10,7 +10,7 @@ import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from torch import Tensor
 
 from genzoo import load, runs
 from genzoo.command import conf_folder, plain
-from genzoo.data.batches import Batches, epoch_batches
+from genzoo.data import datamodule
+from genzoo.data.batches import Batch, epoch_batches
+from genzoo.data.splits import Images
 from genzoo.metrics import ranks
 from genzoo.processes import launch, to_start
 from genzoo.run import finish
@@ -62,22 +64,21 @@ def as_rank(chosen: dict[str, dict[str, Any]]) -> None:
     """What each of the two processes does: it keeps its weights, the indices it trained on and the scores it found."""
     torch.set_num_threads(1)
     models, taken, noise = [], [], []
-    build, take, randn_like = runs.build, Batches._take, torch.randn_like
+    build, epoch, randn_like = runs.build, datamodule.batches_of_epoch, torch.randn_like
 
     def built(settings: dict[str, Any]) -> Any:
         models.append(build(settings))
         return models[-1]
 
-    def listed(self: Batches, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if getattr(self.order, "keywords", {}).get("world") == 2:  # of this rank's training images
-            taken.append(index)
-        return take(self, index, mask)
+    def listed(images: Images, order: list[Tensor], *arguments: Any) -> Iterator[Batch]:
+        taken.extend(order)
+        return epoch(images, order, *arguments)
 
     def drawn(x: Tensor) -> Tensor:
         noise.append(randn_like(x))
         return noise[-1]
 
-    runs.build, Batches._take = built, listed
+    runs.build, datamodule.batches_of_epoch = built, listed
     for name, settings in chosen.items():
         folder = Path(settings["folder"])
         with pytest.MonkeyPatch.context() as patch:
@@ -159,7 +160,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(trained, tmp_path, monk
 def test_the_folder_is_that_of_one_process(trained, name) -> None:
     files = {"config.yaml", "metrics.json", "samples.npz", "samples.png", "curves.csv", "checkpoints"}
     assert files == {path.name for path in (trained / name).iterdir() if not path.name.startswith(".")}
-    assert [path.name for path in (trained / name / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert [path.name for path in (trained / name / "checkpoints").glob("next*")] == []
     rows = [row.split(",") for row in (trained / name / "curves.csv").read_text().splitlines()[1:]]
     assert len({(row[0], row[2]) for row in rows}) == len(rows)
     cost = runs.finished(trained / name)["cost"]

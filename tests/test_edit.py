@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from genzoo import runs
+from genzoo.checkpoints import SealedIO
 from genzoo.command import conf_folder
 from genzoo.diffusion import editing
 from genzoo.edit import Edit, colourise, edited, editor, inpaint, main, sdedit, strip, superres
@@ -30,11 +31,10 @@ def build_run(folder: Path, *overrides: str) -> Path:
     torch.manual_seed(0)
     settings = composed(*TINY, *overrides)
     runs.claim(folder, settings)
-    (folder / "checkpoints").mkdir()
     model = runs.build(settings)
     for p in model.parameters():  # networks start with zeros at their ends, which nothing gets through
         p.data += 0.1 * torch.randn_like(p)
-    torch.save({"state_dict": model.state_dict(), "images_seen": 0}, folder / runs.CHECKPOINT)
+    SealedIO().save_checkpoint({"state_dict": model.state_dict(), "images_seen": 0}, folder / "checkpoints/last.ckpt")
     return folder
 
 

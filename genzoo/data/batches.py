@@ -1,7 +1,7 @@
 """Batches as slices of one tensor, in an order that follows from (seed, epoch, rank) alone."""
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, repeat
 
 import numpy as np
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from genzoo.data.splits import Images
 
-Order = Callable[[int], list[Tensor]]
+Batch = tuple[Tensor, Tensor | None]
 Flips = Callable[..., Iterator[Tensor]]
+ENDLESS = 10**12  # batches: a length, since Lightning would fetch one ahead of a loader without
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Tensor]:
@@ -42,53 +43,68 @@ def mirror(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
+def take(images: Images, index: Tensor, mask: Tensor | None = None) -> Batch:
+    """The images (n, C, H, W) at `index` (n,) and their labels, those where `mask` (n,) is true mirrored."""
+    x, y = images
+    index = index.to(x.device, non_blocking=True)
+    batch = x[index] if mask is None else mirror(x[index], mask.to(x.device, non_blocking=True))
+    return batch, None if y is None else y[index]
+
+
+def batches_of_epoch(
+    images: Images, order: Sequence[Tensor], masks: Iterable[Tensor] | None = None, skip: int = 0
+) -> Iterator[Batch]:
+    """The batches that `order` lists, from `skip` on, each mirrored where its mask says."""
+    pairs = zip(order, masks or repeat(None), strict=False)
+    return (take(images, index, mask) for index, mask in islice(pairs, skip, None))
+
+
 class Batches:
-    """A re-iterable loader: each batch is `(x, y)`, one slice of the tensors in `images`, on their device.
+    """A loader of the same batches `(x, y)` at every iteration."""
 
-    `order(epoch)` lists the index tensor of every batch; `flips(sizes, epoch=epoch)`, if given, says which
-    images of each batch are mirrored. Lightning sets the epoch and, through state_dict, resumes in mid-epoch
-    at the next batch.
-    """
+    def __init__(self, images: Images, order: Sequence[Tensor]) -> None:
+        self.images, self.order = images, order
 
-    def __init__(self, images: Images, order: Order, flips: Flips | None = None) -> None:
-        self.images, self.order, self.flips = images, order, flips
-        self.epoch = 0
-        self.given = 0  # batches of this epoch already handed out
-        self.skip = 0  # batches to leave out of the next iteration, after a resume
-
-    batch_sampler = None  # Lightning asks for it beside the sampler
-
-    @property
-    def sampler(self) -> "Batches":
-        """Itself: Lightning calls set_epoch on a loader's sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
-        self.epoch = epoch
+    sampler = batch_sampler = None  # Lightning asks for them
 
     def __len__(self) -> int:
-        return len(self.order(0))
+        return len(self.order)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        batches = self.order(self.epoch)
-        masks = self.flips(map(len, batches), epoch=self.epoch) if self.flips else repeat(None)
-        first, self.skip = self.skip, 0
-        for i, (index, mask) in enumerate(zip(batches, masks, strict=False)):
-            self.given = i + 1
-            if i >= first:
-                yield self._take(index, mask)
+    def __iter__(self) -> Iterator[Batch]:
+        return batches_of_epoch(self.images, self.order)
 
-    def _take(self, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x, y = self.images
-        index = index.to(x.device, non_blocking=True)
-        batch = x[index] if mask is None else mirror(x[index], mask.to(x.device, non_blocking=True))
-        return batch, None if y is None else y[index]
+
+class Epochs:
+    """The training loader: batches `(x, y)`, one epoch after another without an end.
+
+    Lightning sees a single epoch, so that a run can stop and go on between any two batches alike; through
+    state_dict it keeps the place in its checkpoints.
+    epoch: (number, skip) -> the batches of an epoch from `skip` on.
+    Raises ValueError for an epoch without a batch.
+    """
+
+    def __init__(self, epoch: Callable[[int, int], Iterator[Batch]]) -> None:
+        self.epoch = epoch
+        self.number, self.given = 0, 0  # the epoch, and its batches that were handed out
+
+    sampler = batch_sampler = None
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            for batch in self.epoch(self.number, self.given):
+                self.given += 1
+                yield batch
+            if not self.given:
+                raise ValueError("the training images do not fill one batch: lower data.batch_size")
+            self.number, self.given = self.number + 1, 0
 
     def state_dict(self) -> dict[str, int]:
-        """How far into the epoch this loader is; Lightning stores it in the checkpoint."""
-        return {"given": self.given}
+        """How far the loader is."""
+        return {"epoch": self.number, "given": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next iteration after the batches that were handed out before the checkpoint."""
-        self.skip = state["given"] % len(self)
+        """Let the next iteration begin after the batches that were handed out before the checkpoint."""
+        self.number, self.given = state["epoch"], state["given"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,7 +10,15 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from genzoo.data.batches import Batches, epoch_batches, epoch_flips, ordered_batches
+from genzoo.data.batches import (
+    Batch,
+    Batches,
+    Epochs,
+    batches_of_epoch,
+    epoch_batches,
+    epoch_flips,
+    ordered_batches,
+)
 from genzoo.data.splits import Images, Splits
 
 GPU_SHARE = 0.4  # of the free memory: the rest is for the model and its activations
@@ -27,6 +35,14 @@ def near(images: Images, device: torch.device) -> Images:
     if device.type != "cuda" or x.nbytes > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         return images
     return Images(x.to(device), None if y is None else y.to(device))
+
+
+def tensor_hash(x: Tensor) -> str:
+    """sha256 over shape, dtype and bytes."""
+    x = x.cpu().contiguous()
+    digest = hashlib.sha256(f"{tuple(x.shape)} {x.dtype}".encode())
+    digest.update(x.numpy().data)
+    return digest.hexdigest()
 
 
 class DataModule(LightningDataModule):
@@ -58,6 +74,7 @@ class DataModule(LightningDataModule):
         self.source, self.options = source, options
         self.name, self.image_shape = name, tuple(image_shape)
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
+        self._trained: Images | None = None
         try:
             inspect.signature(source).bind(**options)
         except TypeError as error:
@@ -106,39 +123,65 @@ class DataModule(LightningDataModule):
 
     def content_hash(self, name: str) -> str:
         """sha256 over shape, dtype and bytes of a split's images, in order; labels do not count."""
-        x = self.split(name).x.cpu().contiguous()
-        digest = hashlib.sha256(f"{tuple(x.shape)} {x.dtype}".encode())
-        digest.update(x.numpy().data)
-        return digest.hexdigest()
+        return tensor_hash(self.split(name).x)
 
-    def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor | None]]:
-        """Shuffled batches, the last ragged one dropped; reshuffled every epoch."""
+    @cached_property
+    def training_hashes(self) -> dict[str, str]:
+        """sha256 of what is trained on: the images, and their labels where there are any."""
+        return {
+            part: tensor_hash(tensor)
+            for part, tensor in zip("xy", self.split("train"), strict=True)
+            if tensor is not None
+        }
+
+    def state_dict(self) -> dict[str, str]:
+        """What Lightning stores in the checkpoint, so that a resumed run can tell whether its data are the same."""
+        return self.training_hashes
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Raises ValueError when the training images or labels are not those of the checkpoint."""
+        if state != self.training_hashes:
+            raise ValueError(
+                f"data {self.name}: the training images are no longer those that this run began with; "
+                "put them back, or set study=NAME to begin another run"
+            )
+
+    def epoch(self, number: int = 0, skip: int = 0) -> Iterator[Batch]:
+        """The shuffled batches of one epoch from `skip` on; a last one that is not full is dropped."""
         images, (rank, world, device) = self.splits.train, self._place()
         flips = partial(epoch_flips, seed=self.seed, rank=rank) if self.flip else None
         if not isinstance(images, Images):
-            return images.batches(self.batch_size, seed=self.seed, flips=flips, rank=rank, world=world)
-        order = partial(epoch_batches, len(images.x), self.batch_size, self.seed, rank=rank, world=world)
-        return Batches(near(images, device), order, flips)
+            return images.epoch(self.batch_size, self.seed, number, skip, flips, rank, world)
+        order = epoch_batches(len(images.x), self.batch_size, self.seed, number, rank, world)
+        masks = flips(map(len, order), epoch=number) if flips else None
+        return batches_of_epoch(self._near(device), order, masks, skip)
 
-    def val_dataloader(self) -> Iterable[tuple[Tensor, Tensor | None]]:
+    def train_dataloader(self) -> Epochs:
+        """Batches without an end, reshuffled every epoch."""
+        return Epochs(self.epoch)
+
+    def val_dataloader(self) -> Batches:
         """Validation batches in order, none dropped."""
         return self._evaluation(self.splits.val)
 
-    def test_dataloader(self) -> Iterable[tuple[Tensor, Tensor | None]]:
+    def test_dataloader(self) -> Batches:
         """Test batches in order, none dropped."""
         return self._evaluation(self.splits.test)
 
-    def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor | None], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor | None]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """(x, y) with x (n, C, H, W) float32 in [-1, 1], y (n,) int64 class ids or None."""
         x, y = batch
         return to_float(x), y
 
     def _evaluation(self, images: Images) -> Batches:
         rank, world, device = self._place()
-        batches = ordered_batches(len(images.x), self.batch_size, rank, world)
-        return Batches(near(images, device), lambda epoch: batches)
+        return Batches(near(images, device), ordered_batches(len(images.x), self.batch_size, rank, world))
+
+    def _near(self, device: torch.device) -> Images:
+        """The training images, brought to the device once."""
+        if self._trained is None:
+            self._trained = near(self.splits.train, device)
+        return self._trained
 
     def _place(self) -> tuple[int, int, torch.device]:
         """(rank, world size, device): the trainer's, or one process on the host without a trainer."""

@@ -1,6 +1,7 @@
 """The order of images and the flips follow from (seed, epoch, rank) alone, and ranks share nothing."""
 
-from functools import partial
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from genzoo.data.batches import Batches, epoch_batches, epoch_flips, mirror, ordered_batches
+from genzoo.data.batches import (
+    Batches,
+    Epochs,
+    batches_of_epoch,
+    epoch_batches,
+    epoch_flips,
+    mirror,
+    ordered_batches,
+)
 from genzoo.data.splits import Images
 
 
@@ -69,31 +78,39 @@ def test_mirror_is_what_pillow_calls_mirror() -> None:
         assert np.array_equal(got[i].permute(1, 2, 0).numpy(), want)
 
 
+def loader(images: Images) -> Epochs:
+    def epoch(number: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        order = epoch_batches(50, 8, 0, number)
+        return batches_of_epoch(images, order, epoch_flips(map(len, order), seed=0, epoch=number), skip)
+
+    return Epochs(epoch)
+
+
 @pytest.mark.parametrize("labelled", [True, False])
-def test_batches_are_slices_and_resume_after_the_last_one_given(labelled: bool) -> None:
-    x = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 2, 2).contiguous()
+def test_epochs_follow_each_other_and_resume_after_any_batch(labelled: bool) -> None:
+    x = torch.arange(200, dtype=torch.uint8).view(50, 1, 2, 2)
     images = Images(x, torch.arange(50) if labelled else None)
-
-    def loader() -> Batches:
-        return Batches(images, partial(epoch_batches, 50, 8, 0), partial(epoch_flips, seed=0))
-
-    whole = loader()
-    whole.set_epoch(2)
-    batches = list(whole)
-    assert len(batches) == len(whole) == 6
-    assert all((y is None) or torch.equal(x[:, 0, 0, 0].long(), y) for x, y in batches)
-    resumed = loader()
-    resumed.load_state_dict(whole_after(loader(), 4).state_dict())
-    resumed.set_epoch(2)
-    rest = list(resumed)
-    assert len(rest) == 2 and all(torch.equal(a[0], b[0]) for a, b in zip(rest, batches[4:]))
-    assert len(list(resumed)) == 6  # only the first epoch after a resume is short
+    batches = list(islice(loader(images), 15))
+    order = [index for number in range(3) for index in epoch_batches(50, 8, 0, number)]  # 6 batches an epoch
+    for (got, y), index in zip(batches, order):
+        assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(got, x[index]))
+        assert y is None if not labelled else torch.equal(y, index)
+    for n in range(15):
+        before, after = loader(images), loader(images)
+        list(islice(before, n))
+        after.load_state_dict(before.state_dict())
+        rest = list(islice(after, 15 - n))
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, batches[n:], strict=True))
 
 
-def whole_after(loader: Batches, n: int) -> Batches:
-    """The loader after n batches of epoch 2."""
-    loader.set_epoch(2)
-    iterator = iter(loader)
-    for _ in range(n):
-        next(iterator)
-    return loader
+def test_batches_are_the_same_at_every_iteration() -> None:
+    x = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1)
+    evaluation = Batches(Images(x), ordered_batches(50, 8))
+    for _ in range(2):
+        assert torch.equal(torch.cat([batch for batch, _ in evaluation]), x)
+    assert len(evaluation) == 7
+
+
+def test_an_epoch_without_a_batch_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"do not fill one batch: lower data.batch_size"):
+        next(iter(Epochs(lambda number, skip: iter([]))))

@@ -46,7 +46,7 @@ def test_option_trains_and_samples(overrides: list[str], settings, tmp_path: Pat
     runs.claim(tmp_path, chosen)
     make_trainer(chosen, tmp_path).fit(model, data)
     if isinstance(model, HasAfterFit):
-        model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader())
+        model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
     drawn = []
     for m in (model.eval(), copy.deepcopy(model), genzoo.load(tmp_path)):
         torch.manual_seed(1)
