@@ -68,13 +68,10 @@ class Budget(Callback):
             share = self.share(self.seen)
             trainer.should_stop = trainer.should_stop or share >= 1
             if self.checks:
-                self.plan_check(trainer, share)
-
-    def plan_check(self, trainer: Trainer, share: float) -> None:
-        """Ask for a validation where another of the `checks` shares of the budget has ended."""
-        reached = math.floor(share * self.checks)
-        self.checked, self.due = reached, reached > self.checked
-        trainer.val_check_batch = 1 if self.due else NEVER
+                reached = math.floor(share * self.checks)
+                self.checked, self.due = reached, reached > self.checked
+        if self.checks:
+            trainer.val_check_batch = 1 if self.due else NEVER
 
     def tick(self, trainer: Trainer) -> None:
         """Count the time since the last tick as training, unless it was paused."""

@@ -59,6 +59,8 @@ def remedy(error: OSError, path: Path) -> str:
     """What went wrong, and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({megabytes(free_space(path))} MB are free); free some space and repeat the command"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{path.parent} is no folder; choose another"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror.lower()}; change the rights of {path.parent} or work elsewhere"
     return f"{error.strerror or error}; mend that and repeat the command"

@@ -1,31 +1,24 @@
 """A run that real signals stop, wherever that is, ends as one that was never stopped: bit for bit."""
 
-import csv
-import json
 import os
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 
 from genzoo import run, runs
-from genzoo.checkpoints import LAST, read
 from genzoo.signals import Interrupted
 
 from .conftest import composed
+from .torture import FAMILIES, TINY, alike
 
-TINY = ["width=4", "blocks=1", "latent=2", "data.batch_size=64", "budget.checks=3", "metrics.n=8", "callbacks.judge.n=4",
-        "trainer=cpu", "metrics.n_likelihood=4", "data.flip=true"]  # fmt: skip
 FAMILIES = {
-    "vae": ["model=vae", "model.warmup=1000"],
+    **FAMILIES,
     "vae in windows of three batches": ["model=vae", "trainer.accumulate_grad_batches=3"],
-    "gan": ["model=gan"],
-    "flow": ["model=flow"],
-    "ddpm": ["model=ddpm", "steps=2", "model.bound_terms=2"],
 }
 
 
@@ -44,59 +37,24 @@ class Stop(Callback):
         setattr(self, hook, send)
 
 
-def trained(folder: Path, overrides: list[str], stops: Sequence[tuple[int, str, int]] = ()) -> Path:
+def trained(folder: Path, overrides: list[str], stops: Sequence[tuple] = ()) -> Path:
     """A run in `folder`, stopped and repeated after each of `stops`, and then to its end."""
     settings = composed(f"folder='{folder}'", *overrides, *TINY)
-    make_trainer = run.make_trainer
-    for stop in [*stops, None]:
+    for stop in stops:
         with pytest.MonkeyPatch.context() as patch:
-
-            def stopping(*arguments):
-                trainer = make_trainer(*arguments)
-                trainer.callbacks[:0] = [Stop(*stop)] if stop else []
-                return trainer
-
-            patch.setattr(run, "make_trainer", stopping)
-            try:
+            patch.setattr(run, "make_trainer", partial(stopping, run.make_trainer, Stop(*stop)))
+            with pytest.raises(Interrupted) as end:
                 run.finish(settings, folder, [])
-                assert stop is None, f"{stop} did not stop the run"
-            except Interrupted as end:
-                assert end.code == 128 + stop[0]
-                assert not (folder / runs.METRICS).exists()
+        assert end.value.code == 128 + stop[0]
+        assert not (folder / runs.METRICS).exists()
+    run.finish(settings, folder, [])
     return folder
 
 
-def same(a, b, path: str = "") -> None:
-    """Every tensor, number and word of two checkpoints, but for the clock."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a.keys() - {"seconds", "curves"}:
-            same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, pair in enumerate(zip(a, b)):
-            same(*pair, f"{path}[{i}]")
-    else:
-        assert a == b, path
-
-
-def curves(folder: Path) -> list[list[str]]:
-    with open(folder / "curves.csv") as file:
-        return [[row[0], *row[2:]] for row in csv.reader(file)]
-
-
-def alike(a: Path, b: Path) -> None:
-    """Weights, optimisers, averages, the place in the data; curves; scores and samples."""
-    one, other = (read(folder / "checkpoints" / LAST) for folder in (a, b))
-    for checkpoint in (one, other):
-        checkpoint.pop("loops")  # Lightning's own counts, some of which it begins anew
-    same(one, other)
-    assert curves(a) == curves(b)
-    one, other = (json.loads((folder / runs.METRICS).read_text()) for folder in (a, b))
-    assert one["scores"] == other["scores"] and one["likelihoods"] == other["likelihoods"]
-    assert (a / "samples.png").read_bytes() == (b / "samples.png").read_bytes()
+def stopping(make_trainer: Callable, stop: Stop, *arguments) -> Trainer:
+    trainer = make_trainer(*arguments)
+    trainer.callbacks.insert(0, stop)
+    return trainer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
