@@ -1,8 +1,8 @@
-# make demo: four families on real digits and the report that compares them. make test: the suite.
+# make demo: four families on real digits and the report that compares them. make test: the suite. make torture: faults.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow torture clean
 
 demo: .venv/run.stamp
 	$(BIN)/python -m genzoo.run -m +study=demo
@@ -12,6 +12,9 @@ test: .venv/test.stamp
 
 slow: .venv/test.stamp
 	$(BIN)/python -m pytest -q -m slow
+
+torture: .venv/test.stamp
+	$(BIN)/python -m tests.torture --minutes 5
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -3,18 +3,29 @@
 import functools
 import logging
 import os
+import re
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from genzoo.files import remedy
 from genzoo.metrics.protocol import short_hash
+from genzoo.suggest import composition_sentence, did_you_mean, known_keys, one_line, refuse_added, refuse_misfits
 
+DEBUG, FULL_ERROR = "--debug", "HYDRA_FULL_ERROR"
 PATHS = ("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide")
 
 
@@ -44,38 +55,123 @@ OmegaConf.register_new_resolver("label", label, replace=True)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain dicts and lists: the last that anything sees of Hydra."""
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    """The resolved configuration as plain dicts and lists: the last that anything sees of Hydra.
+
+    Raises ValueError for a `_target_` that is not there or does not take what it is given.
+    """
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    refuse_misfits(settings, OmegaConf.to_container(cfg))
+    return settings
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a composed configuration into a program.
-
-    An exception ends it with one sentence on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback instead.
-    """
+    """Make a function of a composed configuration into a program that ends as `ending` says."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def program() -> None:
-            wanted = os.environ.get("HYDRA_FULL_ERROR")
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to here
-            hush()
-            sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
-            try:
-                hydra.main(config_path=conf_folder(), config_name=config_name, version_base="1.3")(task)()
-            except SIGTERMException:  # saved; Lightning itself would exit with 0, as if the work were done
-                sys.exit(143)
-            except Exception as error:
-                if wanted:
-                    raise
-                print(f"genzoo: {sentence(error)}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
-                sys.exit(2)
-            finally:
-                os.environ["HYDRA_FULL_ERROR"] = wanted or ""
+            with ending(), loud():
+                hush()
+                raised: list[Exception] = []
+                sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:] if argument != DEBUG]
+                check_options()
+                with in_words(config_name):
+                    hydra.main(config_path=conf_folder(), config_name=config_name, version_base="1.3")(
+                        kept(task, raised, config_name)
+                    )()
+                for error in raised:
+                    raise error
 
         return program
 
     return decorate
+
+
+def kept(task: Callable[[DictConfig], Any], raised: list[Exception], config_name: str) -> Callable[[DictConfig], Any]:
+    """The task of a single run, whose exception is put into `raised`, since Hydra would print overrides before it.
+
+    In a sweep the exception goes on, for launchers and sweepers to see.
+    """
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> Any:
+        hydra_cfg = HydraConfig.get()
+        try:
+            known = functools.partial(known_keys, conf_folder(), config_name)
+            refuse_added(hydra_cfg.overrides.task, hydra_cfg.runtime.choices, known)
+            return task(cfg)
+        except Exception as error:
+            if hydra_cfg.mode == RunMode.MULTIRUN:
+                raise
+            raised.append(error)
+
+    return job
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Around a program: an exception ends it with one sentence on stderr and exit code 2, Ctrl-C with 130.
+
+    --debug among the arguments or HYDRA_FULL_ERROR=1 shows the traceback before the sentence.
+    """
+    debug = DEBUG in sys.argv or bool(os.environ.get(FULL_ERROR))
+    try:
+        yield
+    except SIGTERMException:  # saved; Lightning itself would exit with 0, as if the work were done
+        sys.exit(143)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not interrupted(stop):
+            raise
+        print("genzoo: stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"genzoo: {sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def interrupted(stop: SystemExit) -> bool:
+    """Whether it is Ctrl-C, which Lightning's fit turns into an exit with 1."""
+    return stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt)
+
+
+@contextmanager
+def loud() -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        os.environ[FULL_ERROR] = before or ""
+
+
+@contextmanager
+def in_words(config_name: str) -> Iterator[None]:
+    """Around Hydra: what it says of the command line becomes a ValueError of one sentence."""
+    try:
+        yield
+    except (OverrideParseException, ConfigCompositionException, ValueError) as error:
+        if isinstance(error, ValueError) and not str(error).startswith("Config group override"):
+            raise
+        raise ValueError(composition_sentence(error, conf_folder(), config_name, sys.argv[1:])) from error
+
+
+def check_options() -> None:
+    """Raises ValueError for options, such as --hlep, that Hydra does not take, which would print its usage."""
+    parser = get_args_parser()
+    parser.error = refuse_option
+    known = [name for action in parser._actions for name in action.option_strings]
+    for argument in sys.argv[1:]:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            raise ValueError(f"there is no option {name}: {did_you_mean(name, [*known, DEBUG])}")
+    parser.parse_args()
+
+
+def refuse_option(message: str) -> NoReturn:
+    raise ValueError(f"{message}; --help says what there is")
 
 
 def quoted(argument: str) -> str:
@@ -89,13 +185,19 @@ def quoted(argument: str) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong at the root, without the layers that passed it on."""
-    while isinstance(error, hydra.errors.InstantiationException) and error.__cause__ is not None:
+    """What went wrong at the root, in one line, without the layers that passed it on."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value: add {error.full_key}=..."
-    spoken = isinstance(error, ValueError | OSError | ImportError | hydra.errors.HydraException)
-    return str(error).strip() if spoken and str(error) else f"{type(error).__name__}: {error}"
+    if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
+        missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+        key = missing[1] if missing and isinstance(error, InterpolationToMissingValueError) else error.full_key
+        return f"{key} has no value: add {key}=..."
+    if isinstance(error, OmegaConfBaseException):
+        return one_line(f"{error.full_key or 'the configuration'}: {error.msg or error}")
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return one_line(f"{error.filename} cannot be used: {remedy(error, Path(error.filename))}")
+    spoken = isinstance(error, ValueError | OSError | ImportError | HydraException | MisconfigurationException)
+    return one_line(error if spoken and str(error) else f"{type(error).__name__}: {error} ({DEBUG} shows where)")
 
 
 def hush() -> None:

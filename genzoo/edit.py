@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +17,10 @@ from genzoo import runs
 from genzoo.command import command, plain
 from genzoo.data.pixels import MODES, decode
 from genzoo.diffusion import editing
-from genzoo.generator import Generator, HasDenoiser, TakesClasses
+from genzoo.generator import Generator, HasDenoiser
 from genzoo.metrics.draw import draw
 from genzoo.pictures import save_grid
-from genzoo.sample import device, exchange_sampling, write
+from genzoo.sample import check, check_class, device, exchange_sampling, ready, write
 
 
 class Edit(NamedTuple):
@@ -36,15 +35,13 @@ class Edit(NamedTuple):
 @command("edit")
 def main(cfg: DictConfig) -> None:
     settings = plain(cfg)
-    if settings["n"] < 1:
-        raise ValueError(f"n={settings['n']}: ask for at least one image")
+    check(settings)
     model = editor(runs.load(settings["run"], device(settings["device"])), settings["y"])
     exchange_sampling(model, settings)
     edit = instantiate(settings["task"], _convert_="all")(settings["image"], model.image_shape)
-    started = time.perf_counter()
+    out, started = ready(settings["out"]), time.perf_counter()
     sample = partial(edited, model=model, edit=edit, y=settings["y"])
     images = draw(sample, settings["n"], settings["batch_size"], settings["seed"])
-    out = Path(settings["out"])
     write(images, out, png=True)
     save_grid(strip(torch.cat([edit.given, images[:8]])), out / "strip.png")
     print(f"{len(images)} images in {time.perf_counter() - started:.1f} s ({model.sampling}) -> {out}")
@@ -57,10 +54,8 @@ def editor(model: Generator, y: int | None) -> HasDenoiser:
     channels = model.image_shape[0]
     if channels not in MODES:
         raise ValueError(f"this run's data of {channels} channels is no pictures: take a run on grey or RGB images")
-    classes = model.classes if isinstance(model, TakesClasses) else 0
-    if y is not None and not 0 <= y < classes:
-        known = f"knows the classes 0 to {classes - 1}" if classes else "was trained without classes: leave out y"
-        raise ValueError(f"y={y}: this model {known}")
+    if y is not None:
+        check_class(model, y)
     return model
 
 
@@ -135,6 +130,9 @@ def read(path: str, shape: Sequence[int]) -> Tensor:
     there, wanted = size(path), (shape[2], shape[1])
     if there != wanted:
         print(f"{path} is {words(there)}: scaled and cropped to {words(wanted)}")
+    with Image.open(path) as image:
+        if shape[0] == 1 and image.mode not in ("1", "L", "LA", "I", "I;16"):
+            print(f"{path} is {image.mode}: its colours are made grey")
     return torch.from_numpy(pixels.copy())
 
 

@@ -4,7 +4,8 @@ import logging
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from genzoo.checkpoints import LastCheckpoint, newest
 from genzoo.command import command, plain
 from genzoo.files import sweep_parts, write_bytes
 from genzoo.finite import NotFinite
-from genzoo.generator import HasAfterFit
+from genzoo.generator import Generator, HasAfterFit
 from genzoo.loggers import CurvesFile, finish_wandb
 from genzoo.metrics.cost import cost
+from genzoo.metrics.memory import is_out_of_memory
 from genzoo.processes import beside_rank_zero, launch, rank_zero_first, share_buffers, to_start
 from genzoo.provenance import provenance
 from genzoo.score import Scorer, in_words, unscored
@@ -117,7 +119,8 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         raise ValueError(
             f"trainer.accumulate_grad_batches: {model.family} has two players; lower data.batch_size instead"
         )
-    trainer.fit(model, data, ckpt_path=newest(folder / runs.CHECKPOINTS), weights_only=True)
+    with enough_memory(settings, model):
+        trainer.fit(model, data, ckpt_path=newest(folder / runs.CHECKPOINTS), weights_only=True)
     pl.seed_everything(settings["seed"], verbose=False)  # as if it had not been stopped in between
     budget = find(trainer, Budget)
     model.to(device)  # Lightning leaves it on the CPU
@@ -146,6 +149,23 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     runs.write_json(folder / runs.METRICS, metrics)
     finish_wandb(metrics, trainer.loggers)
     return metrics
+
+
+@contextmanager
+def enough_memory(settings: dict[str, Any], model: Generator) -> Iterator[None]:
+    """Raises ValueError in one sentence when a step of training does not fit: its images a step decide what is learnt,
+    so they are the user's to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = settings["data"]["batch_size"]
+        parts = f"data.batch_size={size // 2} trainer.accumulate_grad_batches=2 makes the same steps out of two halves"
+        raise ValueError(
+            f"{model.family}: a batch of {size} images does not fit in memory: "
+            + (parts if model.automatic_optimization else f"lower data.batch_size={size} or width={settings['width']}")
+        ) from error
 
 
 def make_trainer(settings: dict[str, Any], folder: Path) -> pl.Trainer:

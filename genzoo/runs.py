@@ -17,7 +17,8 @@ from torch import Tensor
 from genzoo.checkpoints import newest, read
 from genzoo.files import told, write_bytes, write_whole
 from genzoo.generator import Generator
-from genzoo.metrics.evaluate import GALLERY, Evaluation, quantised
+from genzoo.metrics.evaluate import GALLERY, Evaluation
+from genzoo.metrics.inputs import quantised
 from genzoo.metrics.protocol import short_hash
 from genzoo.pictures import save_grid
 
@@ -25,7 +26,7 @@ SETTINGS, METRICS, CHECKPOINTS, LOCK = "config.yaml", "metrics.json", "checkpoin
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_settings(run_dir: str | Path) -> dict[str, Any]:

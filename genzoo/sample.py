@@ -1,6 +1,6 @@
 """python -m genzoo.sample run=outputs/... n=64: images from a finished run, as samples.npz and a grid."""
 
-import logging
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,30 +17,83 @@ from torch import Tensor
 
 from genzoo import runs
 from genzoo.command import command, plain
-from genzoo.generator import Generator, HasSampler
+from genzoo.files import told, write_whole
+from genzoo.generator import Generator, HasDenoiser, HasSampler, TakesClasses
 from genzoo.metrics.draw import draw
 from genzoo.pictures import save_grid
-
-log = logging.getLogger("genzoo")
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
     settings = plain(cfg)
-    if settings["n"] < 1:
-        raise ValueError(f"n={settings['n']}: ask for at least one image")
+    check(settings)
     model = runs.load(settings["run"], device(settings["device"]))
+    check_pictures(model, settings["png"])
     exchange_sampling(model, settings)
-    started = time.perf_counter()
-    images = draw(of_classes(model, settings["y"]), settings["n"], settings["batch_size"], settings["seed"])
-    out = Path(settings["out"])
+    sample = of_classes(model, settings["y"])
+    out, started = ready(settings["out"]), time.perf_counter()
+    images = draw(sample, settings["n"], settings["batch_size"], settings["seed"])
     write(images, out, settings["png"])
     print(f"{len(images)} images in {time.perf_counter() - started:.1f} s ({model.sampling}) -> {out}")
 
 
+def check(settings: dict[str, Any]) -> None:
+    """Raises ValueError for numbers of images, steps or seeds that there cannot be."""
+    for key, least in {"n": 1, "batch_size": 1, "seed": 0}.items():
+        check_whole(key, settings[key], least)
+    check_exchange(settings)
+
+
+def check_exchange(settings: dict[str, Any]) -> None:
+    """Raises ValueError for settings of `exchange_sampling` that no model takes."""
+    if settings["steps"] is not None:
+        check_whole("steps", settings["steps"], 1)
+    scale, interval = settings["guidance"]["scale"], settings["guidance"]["interval"]
+    if scale is not None and not is_number(scale):
+        raise ValueError(f"guidance.scale={scale}: give a number, or null for the model's own")
+    if interval is None:
+        return
+    if not (isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval))):
+        raise ValueError(f"guidance.interval={interval}: give two noise levels, as in guidance.interval=[0.2,5]")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_whole(key: str, value: object, least: int) -> None:
+    """Raises ValueError unless the value is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key}={value}: give a whole number of at least {least}")
+
+
+def check_pictures(model: Generator, png: bool) -> None:
+    """Raises ValueError when PNG files are asked of a model of points."""
+    channels = model.image_shape[0]
+    if png and channels not in (1, 3):
+        raise ValueError(f"png=true: images of {channels} channels are no pictures; leave it out, samples.npz has them")
+
+
 def device(name: str) -> torch.device:
-    """The named device; "auto" is a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """The named device; "auto" is a GPU where there is one. Raises ValueError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise ValueError(f"device={name} is not there: give auto, cpu, cuda, or cuda:1 for the second GPU") from error
+
+
+def ready(out: str) -> Path:
+    """The folder for results, not yet made. Raises OSError when that could not be, before the work begins."""
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"out={out} is a file: name a folder, which may be a new one")
+    with told(folder):
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=nearest).close()
+    return folder
 
 
 def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
@@ -60,10 +113,23 @@ def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
         setattr(model, key, instantiate(value, _convert_="all") if isinstance(value, dict) else value)
     if (guidance or settings["guide"]) and not hasattr(model, "guidance"):
         raise ValueError(f"{type(model).__name__} has no guidance: leave out guidance and guide")
+    if isinstance(model, HasDenoiser):
+        model.grid(model.sigmas, model.steps)  # raises now, not after the first results
+    if guidance and not settings["guide"] and not model.classes:
+        raise ValueError("this model was trained without classes: leave out guidance, or name a weaker run by guide=")
     if guidance:
         model.guidance = partial(model.guidance, **guidance)
     if settings["guide"]:
-        model.guides = [runs.load(settings["guide"], model.device)]
+        model.guides = [guide(settings["guide"], model)]
+
+
+def guide(folder: str, model: Generator) -> HasDenoiser:
+    """The model of a run that guides `model`. Raises ValueError when it cannot."""
+    weaker = runs.load(folder, model.device)
+    if not isinstance(weaker, HasDenoiser) or weaker.image_shape != model.image_shape:
+        shape = "x".join(map(str, model.image_shape))
+        raise ValueError(f"guide={folder} cannot guide: take a run of a diffusion model of {shape} images")
+    return weaker
 
 
 def first_of(*keys: dict[str, Any]) -> str:
@@ -74,23 +140,32 @@ def of_classes(model: Generator, y: int | list[int] | None) -> Callable[[int], T
     """n -> the next n images, whose classes are those of y in turn; None leaves them to the model."""
     if y is None:
         return model.sample
-    classes = cycle([y] if isinstance(y, int) else y)
+    asked = y if isinstance(y, list) else [y]
+    for each in asked:
+        check_class(model, each)
+    if not asked:
+        raise ValueError("y=[] names no class: leave out y, or give one or more")
+    classes = cycle(asked)
     return lambda n: model.sample(n, torch.tensor(list(islice(classes, n)), device=model.device))
+
+
+def check_class(model: Generator, y: int) -> None:
+    """Raises ValueError for a class that the model does not know."""
+    classes = model.classes if isinstance(model, TakesClasses) else 0
+    if not classes:
+        raise ValueError(f"y={y}: this model was trained without classes: leave out y")
+    if not isinstance(y, int) or isinstance(y, bool) or not 0 <= y < classes:
+        raise ValueError(f"y={y}: this model knows the classes 0 to {classes - 1}, so give one of these")
 
 
 def write(images: Tensor, out: Path, png: bool) -> None:
     """samples.npz (array `fake`, uint8 (n, C, H, W)), grid.png and, if asked, 00000.png and so on."""
-    out.mkdir(parents=True, exist_ok=True)
     array = images.numpy()
-    np.savez_compressed(out / "samples.npz", fake=array)
+    write_whole(out / "samples.npz", partial(np.savez_compressed, fake=array))
     save_grid(array, out / "grid.png")
-    if not png:
-        return
-    if array.shape[1] not in (1, 3):
-        raise ValueError(f"png=true: images of {array.shape[1]} channels are no pictures; samples.npz has them")
-    for i, image in enumerate(array):
+    for i, image in enumerate(array if png else ()):
         pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-        Image.fromarray(pixels).save(out / f"{i:05d}.png")
+        write_whole(out / f"{i:05d}.png", partial(Image.fromarray(pixels).save, format="PNG"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from genzoo import report, runs
-from genzoo.command import command, plain, quoted
+from genzoo.command import command, ending, plain, quoted
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
 from genzoo.metrics.cost import sampling_cost, sampling_speed
@@ -27,7 +27,7 @@ from genzoo.metrics.protocol import short_hash
 from genzoo.metrics.reference import reference_of
 from genzoo.metrics.scores import frechet, kernel
 from genzoo.provenance import command_line, provenance
-from genzoo.sample import device, exchange_sampling
+from genzoo.sample import check_exchange, check_whole, device, exchange_sampling
 from genzoo.showcase import showcase
 
 
@@ -35,17 +35,13 @@ class Scorer:
     """A run's protocol bound to its data: `scorer(model)` for the record, `quick(fake)` for curves."""
 
     def __init__(self, settings: dict[str, Any], data: DataModule, device: torch.device) -> None:
-        n, reference = settings["metrics"]["n"], settings["metrics"]["reference"]
-        if n is not None and n < 2:
-            raise ValueError(f"metrics.n={n}: a distance needs at least 2 images")
-        if settings["metrics"]["sets"] < 1:
-            raise ValueError(f"metrics.sets={settings['metrics']['sets']}: draw at least one set of images")
+        check_metrics(settings["metrics"])
         self.evaluate = instantiate(settings["metrics"], _convert_="all")
         self.extractor = identified(instantiate(settings["features"], _convert_="all").to(float64_device(device)))
         self.dataset = data.name
         self.splits = {name: data.split(name).x for name in ("train", "val", "test")}
         images = {name: quantised(x) for name, x in self.splits.items()}
-        self.reference = reference_of(images, self.extractor, reference)
+        self.reference = reference_of(images, self.extractor, settings["metrics"]["reference"])
 
     def __call__(self, model: Generator) -> Evaluation:
         return self.evaluate(
@@ -61,6 +57,17 @@ class Scorer:
         features = extract(fake, self.extractor).to(self.reference.real.device)
         scores = frechet(features, self.reference, parts=0, blocks=0) | kernel(features, self.reference, blocks=0)
         return {f"{name} (n={len(fake)})": score.value for name, score in scores.items()}
+
+
+def check_metrics(metrics: dict[str, Any]) -> None:
+    """Raises ValueError for numbers of images that cannot be scored."""
+    n, sets = metrics["n"], metrics["sets"]
+    if n is not None and n < 2:
+        raise ValueError(f"metrics.n={n}: a distance needs at least 2 images")
+    if sets < 1:
+        raise ValueError(f"metrics.sets={sets}: draw at least one set of images")
+    for key, least in {"n_likelihood": 0, "batch_size": 1, "seed": 0}.items():
+        check_whole(f"metrics.{key}", metrics[key], least)
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -93,9 +100,11 @@ def main(cfg: DictConfig) -> None:
     first, trained = runs.finished(folder), runs.read_settings(folder)
     settings = plain(OmegaConf.merge({"data": trained["data"]}, cfg))  # features may ask for data.image_shape
     if first is None:
-        raise ValueError(f"{folder} is not finished: repeat its command first")
+        raise ValueError(f"{folder} has no whole {runs.METRICS}: repeat its genzoo.run command, then score it again")
     if settings["metrics"] is None:
         raise ValueError("metrics=none leaves nothing to do: choose another of conf/metrics")
+    check_exchange(settings)
+    check_metrics(settings["metrics"])
     chosen = {**trained, "metrics": settings["metrics"], "features": settings["features"] or trained["features"]}
     data = instantiate(chosen["data"], _convert_="all")
     model = runs.load(folder, device(settings["device"]))
@@ -144,13 +153,18 @@ def program() -> None:
     SCORED.clear()
     if any(is_sweep(argument) for argument in sys.argv[1:]):
         sys.argv.append("--multirun")
-    main()
-    if len(SCORED) > 1:
-        folder = SCORED[0][0].resolve()
-        study = folder.parents[1]
-        top = study if study.name == runs.read_settings(folder)["study"] else folder
-        print(table([record for _, record in SCORED]))
-        print(report.write([top], top / "report"))
+    with ending():
+        main()
+        if len(SCORED) > 1:
+            print(table([record for _, record in SCORED]))
+            top = study_of(SCORED[0][0].resolve())
+            print(report.write([top], top / "report"))
+
+
+def study_of(folder: Path) -> Path:
+    """The folder of the study that a run belongs to, or the run's own."""
+    study = folder.parents[1]
+    return study if study.name == runs.read_settings(folder)["study"] else folder
 
 
 def is_sweep(argument: str) -> bool:

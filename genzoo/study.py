@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from genzoo import report
-from genzoo.command import conf_folder, folder_name
+from genzoo.command import DEBUG, conf_folder, folder_name
 from genzoo.provenance import command_line
 from genzoo.runs import write_json
+from genzoo.suggest import did_you_mean, one_line
 
 OPTION = "+study="
 NAMELESS = ("seed", "study", "logger", "logger.wandb.artifact")  # conf/hydra/genzoo.yaml: no part of a folder's name
@@ -85,14 +86,14 @@ def asked(arguments: Sequence[str]) -> Study | None:
 
     Raises FileNotFoundError for a name that is in neither, ValueError for one without a grid or without -m.
     """
+    if OPTION.rstrip("=") in arguments:
+        raise ValueError(f"{OPTION[:-1]} names no study: write {OPTION}NAME, the name of a folder in experiments/")
     name = next((a.removeprefix(OPTION) for a in arguments if a.startswith(OPTION)), None)
     if name is None:
         return None
     root = root_of(name, arguments)
-    settings = yaml.safe_load((root / name / "study.yaml").read_text())
-    grid = settings.get("grid")
-    if not isinstance(grid, dict) or not grid:
-        raise ValueError(f"{root / name / 'study.yaml'} has no grid: give each key the list of its values under grid:")
+    settings = read(root / name / "study.yaml")
+    grid = settings["grid"]
     if not {"-m", "--multirun"} & set(arguments):
         raise ValueError(f"{OPTION}{name} is a sweep: add -m")
     given = [a for a in arguments if not a.startswith(OPTION)]
@@ -100,7 +101,19 @@ def asked(arguments: Sequence[str]) -> Study | None:
     sweep = [f"{key}={','.join(map(str, values))}" for key, values in grid.items() if key not in keys]
     own = ["study=" + name, f"+{name}=study", f"hydra.searchpath=[file://{root}]"]
     excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*NAMELESS, name))}]"
-    return Study(name, settings, list(arguments), [*given, *sweep, *own, excluded])
+    return Study(name, settings, [a for a in arguments if a != DEBUG], [*given, *sweep, *own, excluded])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The contents of a study.yaml. Raises ValueError for one that is damaged or has no grid."""
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML, mend it: {one_line(error)}") from error
+    grid = settings.get("grid") if isinstance(settings, dict) else None
+    if not isinstance(grid, dict) or not grid or not all(isinstance(values, list) for values in grid.values()):
+        raise ValueError(f"{path} has no grid: give each key the list of its values under grid:")
+    return settings
 
 
 def root_of(name: str, arguments: Sequence[str]) -> Path:
@@ -109,7 +122,7 @@ def root_of(name: str, arguments: Sequence[str]) -> Path:
     named += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
     roots = [Path(folder).resolve() for folder in (*named, "experiments", Path(conf_folder()).parent / "experiments")]
     for root in roots:
-        if (root / name / "study.yaml").is_file():
+        if name and (root / name / "study.yaml").is_file():
             return root
     known = sorted({path.parent.name for root in roots for path in root.glob("*/study.yaml")})
-    raise FileNotFoundError(f"No study {name!r}: there are {', '.join(known) or 'none'} (or name a --config-dir).")
+    raise FileNotFoundError(f"No study {name!r}: {did_you_mean(name, known)} (or name a --config-dir)")

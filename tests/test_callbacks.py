@@ -359,9 +359,7 @@ class Broken(Falling):
 
 def test_nan_ends_the_run_in_one_sentence_before_it_moves_a_weight(tmp_path: Path) -> None:
     model, ema = Falling(nan_from=30), EMA(0.9)
-    with pytest.raises(
-        ValueError, match=r"^falling: twice became nan after 30 images; lower model.opt.* on_nan=skip"
-    ):
+    with pytest.raises(ValueError, match=r"^falling: twice became nan after 30 images; lower model.opt.* on_nan=skip"):
         fit(model, [Budget(10_000), NotFinite(), ema])
     assert model.level.item() == 9.0 and ema.batches == 2
 

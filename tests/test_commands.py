@@ -80,7 +80,7 @@ def test_metrics_json_has_the_sections_that_the_report_reads(sweep):
     metrics = json.loads(next(folder.glob("outputs/s/*reference=train*/seed=0/metrics.json")).read_text())
     sections = {"protocol", "protocol_id", "scores", "likelihoods", "calibration", "budget", "cost", "provenance"}
     assert set(metrics) == sections
-    assert metrics["budget"] == {"kind": "images", "asked": 256, "spent": 256, "reached": True}
+    assert metrics["budget"] == {"kind": "images", "asked": 256, "spent": 256, "reached": True, "left_out": 0}
     assert metrics["scores"]["FD-digits"]["n"] == metrics["protocol"]["n_fake"] == 32
     assert metrics["scores"]["bits/dim"]["kind"] == "lower bound"
     assert metrics["cost"]["images_seen"] == 256
@@ -150,19 +150,19 @@ def test_load_names_what_is_wrong(settings, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         genzoo.load(tmp_path)
     runs.claim(tmp_path, settings("model=vae", *TINY))
-    with pytest.raises(FileNotFoundError, match="has no checkpoints"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint; the run has not saved yet"):
         genzoo.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: every checkpoint is damaged"):
         genzoo.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["genzoo.run", "model=vaee"], "Could not find 'model/vaee'"),
-        (["genzoo.run", "model.betta=1"], "Could not override 'model.betta'"),
+        (["genzoo.run", "model=vaee"], "conf/model has no vaee"),
+        (["genzoo.run", "model.betta=1"], "no setting is called model.betta"),
         (["genzoo.run", "data=folder", "data.path=nowhere", "features=pixels"], "nowhere"),
         (["genzoo.sample", "run=nowhere"], "nowhere is not a run folder"),
         (["genzoo.report.__main__", "nowhere"], "nowhere"),
@@ -172,7 +172,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, says, tmp_path, ca
     assert command(tmp_path, *arguments) == 2
     printed = capsys.readouterr().err
     assert says in printed
-    assert "Traceback" not in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_wandb_is_offline_without_a_login_and_asks_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import stat
@@ -114,8 +115,30 @@ def test_a_short_torture(tmp_path: Path) -> None:
         "no room for a file",
     ]
     of = lambda folder, family: settings(folder, *torture.OFTEN)
-    counts = torture.suffer(of, "vae", tmp_path / "vae-0", faults, seed=2)
+    counts = torture.suffer(of, "vae", tmp_path / "vae-0", faults, seed=3)
     assert counts == dict.fromkeys(((name, True) for name in faults), 1)
+
+
+class Cramped:
+    """Little more memory for the training than the process has at its beginning."""
+
+    def __call__(self) -> None:
+        enough_memory = run.enough_memory
+
+        def cramped(*arguments):
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + 100 * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            return enough_memory(*arguments)
+
+        run.enough_memory = cramped
+
+
+def test_a_batch_without_room_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
+    given = settings(tmp_path / "run", "width=64", "data.batch_size=1000")
+    assert ended(born(given, tmp_path / "run", Cramped())) == 2
+    said = (tmp_path / "run.log").read_text()
+    assert "vae: a batch of 1000 images does not fit in memory: data.batch_size=500 trainer.accumulate_grad" in said
 
 
 class Slurm:

@@ -151,7 +151,7 @@ def kill(settings: dict[str, Any], folder: Path, pick: random.Random) -> bool:
 
 
 def kill_in_a_write(settings: dict[str, Any], folder: Path, pick: random.Random) -> bool:
-    return ended(born(settings, folder, DieWriting(pick.randrange(3_000_000)))) in (-signal.SIGKILL, 0) and resumable(
+    return ended(born(settings, folder, DieWriting(pick.randrange(1_500_000)))) in (-signal.SIGKILL, 0) and resumable(
         folder
     )
 

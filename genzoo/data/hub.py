@@ -1,7 +1,7 @@
 """Image data sets of the Hugging Face hub, by name or as a folder of parquet files (extra genzoo[hub])."""
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -12,11 +12,10 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from genzoo.data.pixels import decode, decode_all
+from genzoo.data.pixels import Unreadable, decode, decode_all, tell_bad
 from genzoo.data.splits import Images, Splits, held_out
-from genzoo.data.stream import Stream
+from genzoo.data.stream import Batch, Stream, damage
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 Encoded = Mapping[str, Any]  # {"bytes": ..., "path": ...}: an image that is not decoded yet
@@ -45,6 +44,7 @@ def hub(
     head: int = 10_000,
     buffer: int = 2_000,
     workers: int = 2,
+    on_bad: str = "stop",
 ) -> Splits:
     """A data set by hub name (`repo`, `config`), or from train-*.parquet, test-*.parquet in a folder `path`.
 
@@ -52,17 +52,19 @@ def hub(
     named. A split that does not exist is a share (`val`, `test`) of the training images, chosen by a hash of
     the encoded image, so that equal files never fall into two of these. stream: training images are read from
     disk or net by `workers` processes, shuffled through `buffer` rows; validation and test are then their
-    first `head` images. Raises ImportError without `datasets`, FileNotFoundError without data, ValueError for
+    first `head` images. on_bad: "stop" at an unreadable image or "skip" it; the log lists what is skipped.
+    Raises ImportError without `datasets`, FileNotFoundError without data, ValueError for
     unknown columns or images.
     """
     given = open_parquet(path) if path else open_repo(repo, config, stream)
     columns = find_columns(given["train"].features or {}, image_column, label_column)
     shares = {name: 0.0 if name in given else share for name, share in (("val", val), ("test", test))}
     rows = {name: split_rows(given, name, columns, shares) for name in ("train", "val", "test")}
-    parts = {name: load(rows[name], columns, image_shape, head if stream else None, name) for name in rows}
+    decoded = partial(images, columns=columns, shape=image_shape, on_bad=on_bad)
+    place, limit = str(path or repo), head if stream else None
+    parts = {name: load(rows[name], decoded, limit, name, place) for name in rows}
     if stream:
-        collate = partial(images, columns=columns, shape=image_shape)
-        parts["train"] = Stream(rows["train"], collate, parts["train"], buffer, workers)
+        parts["train"] = Stream(rows["train"], decoded, parts["train"], buffer, workers, on_bad == "skip", place, set())
     return Splits(**parts, class_names=columns.class_names)
 
 
@@ -156,29 +158,38 @@ def split_rows(given: Mapping[str, Rows], name: str, columns: Columns, shares: M
     return rows.filter(partial(belongs, shares=shares, name=name), input_columns=[columns.image])
 
 
-def belongs(image: Encoded, shares: Mapping[str, float], name: str) -> bool:
+def belongs(image: Encoded | None, shares: Mapping[str, float], name: str) -> bool:
     """Whether a training image falls into the split `name` when the shares are taken out."""
-    key = image["bytes"] or Path(image["path"]).name.encode()
+    key = (image["bytes"] or Path(image["path"] or "").name.encode()) if image else b""
     return held_out(key, **shares) == name
 
 
-def load(rows: Rows, columns: Columns, shape: Sequence[int], limit: int | None, name: str) -> Images:
-    """A split in memory, or its first `limit` images."""
-    taken = list(islice(rows, limit))
+def load(rows: Rows, decoded: Callable[[Sequence[Row]], Batch], limit: int | None, name: str, place: str) -> Images:
+    """A split in memory, or its first `limit` images; those that `decoded` leaves out are listed."""
+    try:
+        taken = list(islice(rows, limit))
+    except (OSError, ValueError) as error:
+        raise ValueError(damage(place, error)) from error
     if not taken:
         raise ValueError(f"The {name} split is empty: raise data.{name}, or choose another data set.")
-    return Images(*images(taken, columns, shape))
+    x, y, bad = decoded(taken)
+    tell_bad(bad, len(taken), name)
+    if not len(x):
+        raise ValueError(f"All {len(taken)} {name} images are unreadable, so none is left to use. {bad[0]}")
+    return Images(x, y)
 
 
-def images(rows: Sequence[Row], columns: Columns, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """(x, y) of encoded rows; y is None without labels, or where they are hidden (-1)."""
-    x = decode_all([row[columns.image] for row in rows], partial(read, shape=shape), shape)
-    labels = [row[columns.label] for row in rows] if columns.label else [None]
+def images(rows: Sequence[Row], columns: Columns, shape: Sequence[int], on_bad: str = "stop") -> Batch:
+    """(x, y, bad) of encoded rows; y is None without labels, or where they are hidden (-1)."""
+    x, kept, bad = decode_all([row[columns.image] for row in rows], partial(read, shape=shape), shape, on_bad)
+    labels = [rows[i][columns.label] if columns.label else None for i in kept]
     hidden = any(label is None or label < 0 for label in labels)
-    return x, None if hidden else torch.tensor(labels)
+    return Batch(x, None if hidden else torch.tensor(labels, dtype=torch.long), bad)
 
 
-def read(image: Encoded, shape: Sequence[int]) -> np.ndarray:
+def read(image: Encoded | None, shape: Sequence[int]) -> np.ndarray:
     """The pixels (C, H, W) of one encoded image."""
+    if image is None:
+        raise Unreadable("Cannot read an image: a row has none; remove the row.")
     open_image = partial(library().Image().decode_example, image)
     return decode(open_image, shape, image["path"] or "in a row without a path")

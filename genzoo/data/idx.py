@@ -1,20 +1,21 @@
 """MNIST and Fashion-MNIST from IDX files: a folder, Debian's package, or a checked download."""
 
 import gzip
-import hashlib
-import os
+import math
 import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
-from urllib.request import urlopen
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genzoo.data.splits import Images, Splits
+from genzoo.fetch import fetch
+from genzoo.files import megabytes
+
+MOST_FETCHED, MOST_READ = 2**26, 2**28  # bytes: the largest of these files has 26 MB, and 47 MB without compression
 
 
 class Archive(NamedTuple):
@@ -81,17 +82,33 @@ def idx_splits(archive: Archive, root: str, val: int = 5_000) -> Splits:
 
 
 def read_idx(path: Path) -> Tensor:
-    """The uint8 array in an IDX file, compressed or not: 0, 0, type 8, rank, big-endian sizes, data."""
-    raw = path.read_bytes()
+    """The uint8 array in an IDX file, compressed or not: 0, 0, type 8, rank, big-endian sizes, data.
+
+    No more of the file is read or decompressed than its sizes say, and no more than MOST_READ bytes.
+    Raises ValueError for a file of another kind or with more or fewer bytes.
+    """
     try:
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        rank = data[3]
-        shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
-        if data[:3] != b"\0\0\x08":
-            raise ValueError("type is not unsigned byte")
-        return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape).copy())
-    except (EOFError, IndexError, OSError, ValueError, struct.error, zlib.error) as error:
+        with open(path, "rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            return decoded(gzip.GzipFile(fileobj=raw) if compressed else raw)
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is not an IDX file of bytes ({error}); fetch it again.") from error
+
+
+def decoded(file: BinaryIO | gzip.GzipFile) -> Tensor:
+    """The array of an open, decompressed IDX file."""
+    magic, kind, rank = struct.unpack(">HBB", file.read(4))
+    if (magic, kind) != (0, 8):
+        raise ValueError("type is not unsigned byte")
+    shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+    size = math.prod(shape)
+    if size > MOST_READ:
+        raise ValueError(f"its sizes {shape} are {megabytes(size)} MB, over the limit of {megabytes(MOST_READ)}")
+    data = bytearray(file.read(size + 1))  # of which one byte has to be missing; torch wants to own what it takes
+    if len(data) != size:
+        raise ValueError(f"{'more' if len(data) > size else 'fewer'} bytes than its sizes {shape} say")
+    return torch.frombuffer(data, dtype=torch.uint8).reshape(shape) if size else torch.empty(shape, dtype=torch.uint8)
 
 
 def find(archive: Archive, file: str, root: Path) -> Path:
@@ -110,23 +127,10 @@ def download(archive: Archive, file: str, root: Path) -> Path:
     """Fetch `file`.gz into root; the file appears there whole, and only if its sha256 is right."""
     url, target = f"{archive.url}/{file}.gz", root / f"{file}.gz"
     try:
-        with urlopen(url, timeout=20) as response:
-            data = response.read()
-    except OSError as error:
+        return fetch(url, target, archive.sha256[file], MOST_FETCHED)
+    except ConnectionError as error:
         package = f", or run `apt-get install {archive.package}`" if archive.package else ""
         raise FileNotFoundError(
-            f"{archive.name}: {target} is missing and {url} cannot be reached ({error}); "
+            f"{archive.name}: {target} is missing and {error}; "
             f"put the file there, or set data.root to its folder{package}."
         ) from error
-    if hashlib.sha256(data).hexdigest() != archive.sha256[file]:
-        raise ValueError(f"{archive.name}: {url} has not the known sha256; fetch {file}.gz from elsewhere.")
-    return write_whole(target, data)
-
-
-def write_whole(target: Path, data: bytes) -> Path:
-    """Write a file so that no other process ever sees a part of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, target)
-    return target

@@ -93,9 +93,9 @@ def load_classifier(path: str | Path) -> Classifier:
     try:
         with safe_open(path, "pt") as file:
             net = Classifier(**json.loads(file.metadata()["genzoo"])["architecture"])
-    except (SafetensorError, TypeError, KeyError) as error:
+        net.load_state_dict(load_file(path))
+    except (SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:  # of header, JSON, shapes
         raise ValueError(f"{path} is no file of python -m genzoo.metrics.train_features: make it again.") from error
-    net.load_state_dict(load_file(path))
     net.sha256 = file_sha256(path)
     return frozen(net.double())
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from genzoo.generator import Generator
+from genzoo.metrics.memory import is_out_of_memory
 from genzoo.metrics.ranks import world
 
 Sample = Callable[[int], Tensor]
@@ -99,7 +100,9 @@ def sampling_speed(sample: Sample, device: torch.device, patience: float = 2.0) 
         for batch in BATCHES[1:]:
             try:
                 whole = seconds(sample, batch, device, repeats=1)
-            except (torch.OutOfMemoryError, MemoryError):
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 break
             if whole / batch < best.seconds_per_image:
                 best = Speed(latency, whole / batch, batch)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from tqdm import tqdm
 
 from genzoo.generator import to_uint8
+from genzoo.metrics.memory import halving
 from genzoo.metrics.ranks import gathered, share
 
 
@@ -74,14 +74,15 @@ def draw(sample: Callable[[int], Tensor], n: int, batch_size: int = 256, seed: i
     """The images first, ..., first + n - 1 of a seed, uint8 (n, C, H, W) on the host.
 
     sample: takes a number of images, gives (that many, C, H, W) in [-1, 1] with torch's global generator.
+    batch_size: images at a time, or as many as fit in memory.
     Raises ValueError if a sample holds NaN or infinity.
     """
-    batches = []
-    for i in tqdm(range(0, n, batch_size), desc="sampling", leave=False, disable=None):
-        size = min(batch_size, n - i)
-        with per_image(seed, first + i, size):
-            batches.append(to_uint8(finite(sample(size))).cpu())
-    return torch.cat(batches)
+
+    def batch(start: int, size: int) -> Tensor:
+        with per_image(seed, first + start, size):
+            return to_uint8(finite(sample(size))).cpu()
+
+    return torch.cat(list(halving(batch, n, batch_size, "sampling")))
 
 
 def draw_together(sample: Callable[[int], Tensor], n: int, batch_size: int = 256, seed: int = 0) -> Tensor:

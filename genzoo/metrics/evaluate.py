@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genzoo.generator import to_uint8
-from genzoo.metrics.cache import cache_folder, write_atomically
+from genzoo.metrics.cache import cache_folder, keep_rows, rows_in
 from genzoo.metrics.controls import control_images
 from genzoo.metrics.draw import draw_together
 from genzoo.metrics.features import extract, identified
+from genzoo.metrics.inputs import quantised
 from genzoo.metrics.intervals import repeats_interval
 from genzoo.metrics.neighbours import nearest
 from genzoo.metrics.protocol import Protocol, images_sha256, short_hash
@@ -93,11 +93,6 @@ def evaluate(
         "calibration": calibration(images, compare, against, protocol, cache_dir),
     }
     return Evaluation(record, fakes[0], *neighbours_of(fakes[0][:GALLERY], images["train"], real, extractor))
-
-
-def quantised(x: Tensor) -> Tensor:
-    """uint8 images as they are; points in [-1, 1] the same way as generated ones."""
-    return to_uint8(x) if x.is_floating_point() else x
 
 
 def described(images: Splits, reference: str) -> dict[str, Any]:
@@ -181,16 +176,8 @@ def calibration(
         row: combined([compare(control, against(held_out=held_out.get(row, "test")))], len(control))
         for row, control in control_images(images, protocol.n_fake, protocol.seed).items()
     }
-    write_atomically(path, json.dumps(rows).encode())
+    keep_rows(path, rows)
     return rows
-
-
-def rows_in(path: Path) -> dict[str, Rows] | None:
-    """The rows kept in a file; None where it is absent or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def neighbours_of(fakes: Tensor, train: Tensor, real: Reference, extractor: nn.Module) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from genzoo.metrics.classifier import WEIGHTS, Classifier, cifar10, classifier, load_classifier
 from genzoo.metrics.frozen import file_sha256, frozen, state_sha256
+from genzoo.metrics.memory import halving
 from genzoo.metrics.pretrained import dinov2, efficientnet, inception
 
 __all__ = [
@@ -86,15 +86,19 @@ def identified(extractor: nn.Module) -> nn.Module:
 def extract(images: Tensor, extractor: nn.Module, batch_size: int = 256) -> Tensor:
     """Features, float32 (N, d) on the host, of uint8 images (N, C, H, W), computed where the extractor is.
 
+    batch_size: images at a time, or as many as fit in memory.
     Raises ValueError for images that are not uint8 (N, C, H, W), and for features that are not finite (N, d).
     """
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise ValueError(f"Features are of uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
     device = device_of(extractor)
+
+    def batch(start: int, size: int) -> Tensor:
+        return checked(extractor(images[start : start + size].to(device)), size, extractor).cpu()
+
     # Convolutions in float32 proper: by default a GPU rounds them to TF32, whose 10 bits show in a score.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        batches = tqdm(images.split(batch_size), desc="features", leave=False, disable=None, delay=1)
-        features = torch.cat([checked(extractor(x.to(device)), len(x), extractor).cpu() for x in batches])
+        features = torch.cat(list(halving(batch, len(images), batch_size, "features")))
     if not hasattr(extractor, "num_features"):
         extractor.num_features = features.shape[1]
     return features  # (N, d)

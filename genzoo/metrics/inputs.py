@@ -1,7 +1,21 @@
-"""uint8 images as networks for colour take them: three channels, another size."""
+"""Images as they are measured: 256 levels, and for networks for colour three channels and another size."""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from genzoo.generator import to_uint8
+
+
+def quantised(x: Tensor) -> Tensor:
+    """uint8 images as they are; points in [-1, 1] the same way as generated ones.
+
+    Raises ValueError for points that are not finite, which have no level.
+    """
+    if not x.is_floating_point():
+        return x
+    if not x.isfinite().all():
+        raise ValueError("The data hold NaN or infinity, which nothing can be compared with: mend their source.")
+    return to_uint8(x)
 
 
 def rgb(images: Tensor, name: str) -> Tensor:

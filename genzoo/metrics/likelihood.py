@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from genzoo.generator import Generator, HasLikelihood, HasLikelihoods, Likelihood, bits_per_dim, to_uint8
+from genzoo.generator import Generator, HasLikelihood, HasLikelihoods, Likelihood, bits_per_dim
 from genzoo.metrics.draw import per_image
+from genzoo.metrics.inputs import quantised
 from genzoo.metrics.intervals import t_interval
+from genzoo.metrics.memory import halving
 from genzoo.metrics.ranks import gathered, share
 
 Row = dict[str, Any]  # "value", "ci95", "n", "kind", "method"
@@ -26,7 +27,7 @@ def bits_per_dim_rows(
     estimates: also where the model has an exact way or a bound.
     Raises ValueError if any image has no finite likelihood: none is left out.
     """
-    images = to_uint8(images) if images.is_floating_point() else images
+    images = quantised(images)
     if len(images) < 2:
         raise ValueError(f"An interval needs 2 images or more, got {len(images)}: raise metrics.n_likelihood.")
     found = ways(model)
@@ -49,12 +50,15 @@ def log_probs(way: Likelihood, images: Tensor, model: Generator, batch_size: int
 
     Each process of a training computes its share and has all.
     """
-    parts, mine = [], share(len(images))
-    for i in tqdm(mine[::batch_size], desc=way.method, leave=False, disable=None, delay=1):
-        x = images[i : min(i + batch_size, mine.stop)].to(model.device, model.dtype) / 127.5 - 1
-        with per_image(seed, i, len(x)):
-            parts.append(way.log_prob(x).cpu().double())
-    return gathered(torch.cat(parts))
+    mine = share(len(images))
+
+    def batch(start: int, size: int) -> Tensor:
+        first = mine.start + start
+        x = images[first : first + size].to(model.device, model.dtype) / 127.5 - 1
+        with per_image(seed, first, size):
+            return way.log_prob(x).cpu().double()
+
+    return gathered(torch.cat(list(halving(batch, len(mine), batch_size, way.method))))
 
 
 def row(way: Likelihood, nats: Tensor, images: Tensor) -> Row:

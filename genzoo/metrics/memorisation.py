@@ -24,6 +24,8 @@ def authenticity(
     train_nn = radii(train, 1) if train_nn is None else torch.as_tensor(train_nn).to(train.device, torch.float64)
     if train_nn.shape != (len(train),):
         raise ValueError(f"train_nn are {tuple(train_nn.shape)} for {len(train)} rows: give radii(train, 1).")
+    if not train_nn.isfinite().all():
+        raise ValueError("train_nn hold NaN or infinity: give radii(train, 1).")
     found = nearest(fake, train)
     authentic = found.distances[:, 0] > train_nn[found.indices[:, 0]]
     return 100 * authentic.sum().item() / len(fake)

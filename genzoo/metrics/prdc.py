@@ -81,6 +81,8 @@ def _checked(
     real_radii = radii(real, k) if real_radii is None else torch.as_tensor(real_radii).to(real.device, torch.float64)
     if real_radii.shape != (len(real),):
         raise ValueError(f"real_radii are {tuple(real_radii.shape)} for {len(real)} rows: give radii(real, k).")
+    if not real_radii.isfinite().all():
+        raise ValueError("real_radii hold NaN or infinity: give radii(real, k).")
     return real, fake, real_radii
 
 

@@ -10,11 +10,13 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor, nn
 
+from genzoo.fetch import fetch
 from genzoo.metrics.frozen import file_sha256, frozen, state_sha256
 from genzoo.metrics.inputs import resized, rgb
 
-INCEPTION_SHA256 = "6726825d"  # its first digits
-INCEPTION_FILE = f"weights-inception-2015-12-05-{INCEPTION_SHA256}.pth"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_BYTES = 95_628_359
+INCEPTION_FILE = f"weights-inception-2015-12-05-{INCEPTION_SHA256[:8]}.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 DINOV2 = "facebook/dinov2-base"
 PART = 16  # images at a time: 64 take a CPU's EfficientNet twice as long, fewer starve a GPU
@@ -51,7 +53,7 @@ def inception(weights: str | Path | None = None) -> nn.Module:
     if not path.is_file():
         _download(INCEPTION_URL, path)
     sha256 = file_sha256(path)
-    if not sha256.startswith(INCEPTION_SHA256):
+    if sha256 != INCEPTION_SHA256:  # all of it: torch-fidelity unpickles the file
         raise ValueError(f"{path} is not the standard Inception weights: replace it by {INCEPTION_URL}.")
     return frozen(Inception(net("inception-v3-compat", ["2048"], str(path)), sha256))
 
@@ -68,11 +70,10 @@ def _inception_net() -> type[nn.Module]:
 
 
 def _download(url: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
-    except OSError as error:  # URLError is one
-        raise FileNotFoundError(f"The Inception weights cannot be fetched ({error}): put {url} at {path}.") from error
+        fetch(url, path, INCEPTION_SHA256, INCEPTION_BYTES)
+    except ConnectionError as error:
+        raise FileNotFoundError(f"The Inception weights are missing and {error}: put {url} at {path}.") from error
 
 
 class EfficientNet(nn.Module):
@@ -170,13 +171,16 @@ def _dinov2_loader() -> Callable[..., Any]:
 
 
 def _load_or_fetch(load: Callable[..., Any], model: str) -> Any:
-    """What lies here is taken without a question to the hub; that is asked once whether it answers, not for minutes."""
+    """What lies here is taken without a question to the hub; that is asked once whether it answers, not for minutes.
+
+    Only safetensors, so that no pickle of a stranger is opened.
+    """
     try:
-        return load(model, local_files_only=True, output_loading_info=True)
+        return load(model, local_files_only=True, use_safetensors=True, output_loading_info=True)
     except OSError:
         if Path(model).is_dir() or not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
             raise
-    return load(model, output_loading_info=True)
+    return load(model, use_safetensors=True, output_loading_info=True)
 
 
 def _reachable(url: str, seconds: float = 3.0) -> bool:

@@ -4,6 +4,7 @@ Each is a function (fake, reference, settings...) -> {printed name: Score} of fe
 `OnFeatures` makes a torchmetrics.Metric of it. A new score is one more function, named in conf/metrics.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,8 +54,15 @@ class OnFeatures(Metric):
 
 
 def every(functions: Iterable[ScoreFunction], fake: Tensor, reference: Reference) -> Scores:
-    """The scores of all the functions, as one to be bound to them."""
-    return {name: score for function in functions for name, score in function(fake, reference).items()}
+    """The scores of all the functions, as one to be bound to them. Raises ValueError for a score that is no number."""
+    return {name: number(name, score) for function in functions for name, score in function(fake, reference).items()}
+
+
+def number(name: str, score: Score) -> Score:
+    """The score itself; raises ValueError if its value is NaN or infinite, and leaves out an interval that is."""
+    if not math.isfinite(score.value):
+        raise ValueError(f"{name} is {score.value}, which says nothing: look at the samples for extreme values.")
+    return score if all(map(math.isfinite, score.ci95 or ())) else score._replace(ci95=None)
 
 
 def frechet(fake: Tensor, reference: Reference, parts: int = 5, blocks: int = 10) -> Scores:

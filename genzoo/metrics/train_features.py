@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from genzoo.files import write_bytes
 from genzoo.metrics.classifier import Classifier, cifar10_file
 from genzoo.metrics.frozen import file_sha256
 from genzoo.metrics.protocol import images_sha256
@@ -90,7 +91,7 @@ def make(
         "test_images_sha256": images_sha256(test_data.x),
     }
     # One key, since safetensors writes several in random order and the file's hash would change each time.
-    save_file(net.state_dict(), out, {"genzoo": json.dumps(made_from)})
+    write_bytes(out, save(net.state_dict(), {"genzoo": json.dumps(made_from)}))
     return score
 
 

@@ -12,9 +12,13 @@ Norm = Callable[[int], nn.Module]
 def resolutions(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]]:
     """The sizes a net works at: halved, rounding up, until the shorter side is at most `smallest`.
 
+    Raises ValueError for images without pixels.
+
     >>> resolutions(28, 28)
     [(28, 28), (14, 14), (7, 7), (4, 4)]
     """
+    if min(height, width) < 1:
+        raise ValueError(f"images of {height}x{width} pixels cannot be learned: give them sides of at least 1")
     sizes = [(height, width)]
     while min(sizes[-1]) > smallest:
         sizes.append(tuple(math.ceil(s / 2) for s in sizes[-1]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
+from genzoo.files import write_bytes
 from genzoo.report import palette, pdf
 from genzoo.report.drawing import standalone
 from genzoo.report.figures import Panel
@@ -18,7 +19,6 @@ def save(groups: Sequence[Sequence[Panel]], folder: Path, environment: Environme
 
     A panel is named after its title and what it is drawn against; from the second group on with its number before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     svg = environment.get_template("figure.svg").module.svg
     written = []
     for number, panels in enumerate(groups, 1):
@@ -26,7 +26,7 @@ def save(groups: Sequence[Sequence[Panel]], folder: Path, environment: Environme
             path = folder / f"{'' if number == 1 else f'{number}-'}{name}.svg"
             drawing = standalone(panel)
             size = {"xmlns": "http://www.w3.org/2000/svg", "width": drawing.width, "height": drawing.height}
-            path.write_text(str(svg(drawing, literal, alt(panel), size | {"font-family": FONT})), "utf-8")
+            write_bytes(path, str(svg(drawing, literal, alt(panel), size | {"font-family": FONT})).encode())
             pdf.save(drawing, path.with_suffix(".pdf"), alt(panel))
             written.append(path)
     return written

@@ -3,12 +3,14 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from genzoo.files import write_bytes, write_whole
 from genzoo.report import (
     calls,
     drawing,
@@ -46,16 +48,15 @@ def write(folders: list[Path], out: Path) -> Path:
     studies = study.find(folders)
     groups = table.groups(runs)
     rest = [run for run in [*runs, *study.not_begun(studies, runs)] if run.state != "finished"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(formats.to_markdown(groups, rest), "utf-8")
-    (out / "table.csv").write_text(formats.to_csv(groups), "utf-8")
-    (out / "table.tex").write_text(latex.to_latex(groups), "utf-8")
+    write_bytes(out / "table.md", formats.to_markdown(groups, rest).encode())
+    write_bytes(out / "table.csv", formats.to_csv(groups).encode())
+    write_bytes(out / "table.tex", latex.to_latex(groups).encode())
     environment, drawn = _environment(), [_drawn(group) for group in groups]
     files.save([[*steps, *costs, *curves] for steps, costs, curves in drawn], out / "figures", environment)
-    (out / "index.html").write_text(_html(environment, groups, rest, studies, drawn), "utf-8")
+    write_bytes(out / "index.html", _html(environment, groups, rest, studies, drawn).encode())
     for group in groups[:1]:
         sets = [("Real", real(group)), *((row.name, fakes(row)) for row in group.rows)]
-        pictures.montage(sets).save(out / "samples.png")
+        write_whole(out / "samples.png", partial(pictures.montage(sets).save, format="PNG"))
     return out / "index.html"
 
 

@@ -57,7 +57,14 @@ def test_a_data_set_chooses_features_and_nets_and_the_command_line_wins(conf: Pa
 def test_the_source_gets_its_keys_from_the_command_line(conf: Path, tmp_path: Path) -> None:
     data = module(conf, "data=folder", f"data.path={tmp_path}", "data.size=48", "data.channels=1")
     assert data.image_shape == (1, 48, 48)
-    assert data.options == {"path": str(tmp_path), "size": 48, "channels": 1, "val": 0.05, "test": 0.1}
+    assert data.options == {
+        "path": str(tmp_path),
+        "size": 48,
+        "channels": 1,
+        "val": 0.05,
+        "test": 0.1,
+        "on_bad": "stop",
+    }
     toy = module(conf, "data=toy2d", "data.kind=moons", "+data.train=100", "+data.val=10", "+data.test=20")
     assert [len(toy.split(name).x) for name in ("train", "val", "test")] == [100, 10, 20]
 

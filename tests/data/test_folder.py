@@ -1,5 +1,13 @@
-"""A tree of images: any kind of file, any size, fixed splits."""
+"""A tree of images: any kind of file, any size, fixed splits; what is no image stops it or is listed."""
 
+import io
+import logging
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +85,127 @@ def test_mistakes_are_named(tree: Path) -> None:
     (tree / "bee" / "broken.png").write_bytes((tree / "bee" / "0.png").read_bytes()[:60])
     with pytest.raises(ValueError, match=r"bee/broken\.png"):
         folder(str(tree), val=0.2, test=0.3)
+
+
+def jpeg(size: int = 32) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((size, size), 90).convert("RGB").save(file, "jpeg")
+    return file.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes: signature, the header, an empty image chunk, the end."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+BAD = {
+    "bee/truncated.jpg": (jpeg()[:700], "truncated"),
+    "bee/text.png": (b"no image at all", "in no format that Pillow knows"),
+    "ant/empty.png": (b"", "in no format that Pillow knows"),
+    "cat/bomb.png": (png_that_claims(40_000, 40_000), "exceeds limit"),
+}
+SHARES = {"size": 8, "val": 0.2, "test": 0.3}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_bad_file_stops_it_with_its_name(tree: Path, name: str) -> None:
+    content, said = BAD[name]
+    (tree / name).write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"^Cannot read the image {tree / name} \(.*{said}.*\); repair or remove it\.$"
+    ):
+        folder(str(tree), **SHARES)
+
+
+def test_bad_files_are_skipped_and_listed(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = folder(str(tree), **SHARES)
+    for name, (content, _) in BAD.items():
+        (tree / name).write_bytes(content)
+    (tree / "ant" / "nowhere.png").symlink_to("nothing")
+    (tree / "ant" / "loop.png").symlink_to("loop.png")
+    with caplog.at_level(logging.WARNING, "genzoo"):
+        skipped = folder(str(tree), **SHARES, on_bad="skip")
+    assert skipped.class_names == whole.class_names
+    for before, after in zip(whole[:3], skipped[:3]):
+        assert torch.equal(before.x, after.x) and torch.equal(before.y, after.y)
+    assert all(str(tree / name) in caplog.text for name in (*BAD, "ant/nowhere.png", "ant/loop.png"))
+    assert sum(int(record.args[0]) for record in caplog.records) == 6
+
+
+def test_many_bad_files_have_a_line_each(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(40):
+        (tree / "ant" / f"bad-{i}.png").write_bytes(b"")
+    folder(str(tree), **SHARES, on_bad="skip")
+    assert sum(record.message.count("bad-") for record in caplog.records) == 40
+    assert max(record.message.count("bad-") for record in caplog.records) == 10
+
+
+def test_nothing_but_bad_files_is_an_error(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        (tmp_path / split).mkdir()
+        for i in range(3):
+            Image.new("L", (9, 9)).save(tmp_path / split / f"{i}.png")
+    for i in range(3):
+        (tmp_path / "val" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^All 3 val images in .* are unreadable.*val/0\.png"):
+        folder(str(tmp_path), size=8, on_bad="skip")
+    with pytest.raises(ValueError, match=r"^data\.on_bad=ignore: choose stop or skip\.$"):
+        folder(str(tmp_path), size=8, on_bad="ignore")
+    with pytest.raises(ValueError, match=r"^Images have 1 \(grey\) or 3 \(RGB\) channels, not 2\.$"):
+        folder(str(tmp_path), size=8, channels=2, on_bad="skip")
+
+
+def test_folders_pipes_and_loops_are_no_images(tree: Path) -> None:
+    plain = folder(str(tree), **SHARES)
+    (tree / "ant" / "folder.png").mkdir()
+    (tree / "ant" / "again").symlink_to(tree)  # followed, it would never end
+    os.mkfifo(tree / "ant" / "pipe.png")  # read, it would wait for ever
+    again = folder(str(tree), **SHARES)
+    assert all(torch.equal(before.x, after.x) for before, after in zip(plain[:3], again[:3]))
+
+
+def test_names_in_any_writing(tree: Path) -> None:
+    (tree / "ant").rename(tree / "蟻")
+    (tree / "bee" / "0.png").rename(tree / "bee" / "Über uns ½.png")
+    latin = os.fsdecode(b"caf\xe9")
+    (tree / "bee").rename(tree / latin)
+    splits = folder(str(tree), **SHARES)
+    assert splits.class_names == ("caf\\udce9", "cat", "蟻")
+    assert (torch.cat([part.y for part in splits[:3]]).bincount() == 20).all()
+    (tree / latin / "bad.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"caf\\udce9/bad\.png") as error:
+        folder(str(tree), **SHARES)
+    str(error.value).encode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_what_may_not_be_read_is_named(tree: Path) -> None:
+    tree.chmod(0o755)
+    locked = {"a": "bee/1.png", "b": "bee"}
+    for copy, name in locked.items():
+        shutil.copytree(tree, tree / copy, ignore=shutil.ignore_patterns("a"))
+        (tree / copy).chmod(0o755)
+        (tree / copy / name).chmod(0)
+    code = (
+        "import os; from PIL import Image; from genzoo.data.folder import folder\n"
+        "Image.init()\n"  # while its readers may be imported
+        "os.setuid(65534)\n"
+        "for copy in 'ab':\n"
+        "    try: folder(copy, size=8)\n"
+        "    except ValueError as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    file, place = ran.stdout.splitlines()
+    assert file == "Cannot read the image a/bee/1.png (Permission denied); repair or remove it."
+    assert place == "b/bee cannot be read (Permission denied): change its rights or move it away."
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:

@@ -118,9 +118,8 @@ def streamed(files: str, workers: int = 2, **options: Any) -> DataModule:
     return DataModule(source, "streamed", SHAPE, batch_size=8, seed=5, **options)
 
 
-def epoch(loader: Any, number_of_epoch: int) -> list[int]:
-    loader.sampler.set_epoch(number_of_epoch)
-    return [i for x, y in loader for i in number(x) if torch.equal(y, torch.tensor(number(x)) % 3)]
+def numbers(batches: Any) -> list[int]:
+    return [i for x, y in batches for i in number(x) if torch.equal(y, torch.tensor(number(x)) % 3)]
 
 
 def test_a_stream_trains_on_what_memory_would(files: str) -> None:
@@ -128,21 +127,21 @@ def test_a_stream_trains_on_what_memory_would(files: str) -> None:
     assert number(data.split("test").x) == list(range(300, 320))
     assert number(data.split("val").x) == number(whole.val.x)[:20]
     assert number(data.split("train").x) == number(whole.train.x)[:20]
-    seen = epoch(data.train_dataloader(), 0)
+    seen = numbers(data.epoch(0))
     assert set(seen) <= set(number(whole.train.x))
     assert len(seen) == len(set(seen)) == len(whole.train.x) // 8 * 8
 
 
 def test_the_order_of_a_stream_is_of_seed_and_epoch(files: str) -> None:
     before = torch.get_rng_state()
-    loader = streamed(files).train_dataloader()
-    first, second = epoch(loader, 0), epoch(loader, 1)
+    data = streamed(files)
+    first, second = numbers(data.epoch(0)), numbers(data.epoch(1))
     assert first != second and first != sorted(first) and len(first) == len(set(first)) > 150
-    assert epoch(streamed(files).train_dataloader(), 1) == second  # as a resumed run would ask
+    assert numbers(streamed(files).epoch(1)) == second  # as a resumed run would ask
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_lightning_tells_a_stream_its_epoch(files: str, tmp_path: Path) -> None:
+def test_lightning_sees_one_epoch_after_another(files: str, tmp_path: Path) -> None:
     class Recorder(LightningModule):
         seen: list[int] = []
 
@@ -153,24 +152,25 @@ def test_lightning_tells_a_stream_its_epoch(files: str, tmp_path: Path) -> None:
             return None
 
     data = streamed(files, workers=0)
+    expected = numbers(data.epoch(0)) + numbers(data.epoch(1))
     trainer = Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=tmp_path,
+        max_epochs=1, limit_train_batches=len(expected) // 8, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(Recorder(), datamodule=data)
-    loader = streamed(files, workers=0).train_dataloader()
-    assert Recorder.seen == epoch(loader, 0) + epoch(loader, 1)
+    assert Recorder.seen == expected
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_of_a_stream_share_nothing(files: str, world: int) -> None:
     stream = streamed(files).splits.train
-    shares = [set(epoch(stream.batches(8, seed=5, rank=rank, world=world), 1)) for rank in range(world)]
+    shares = [set(numbers(stream.epoch(8, 5, 1, rank=rank, world=world))) for rank in range(world)]
     assert sum(map(len, shares)) == len(set.union(*shares)) and all(shares)
 
 
 def test_a_stream_is_flipped_by_seed_and_epoch(files: str) -> None:
-    plain, flipped = streamed(files, 0).train_dataloader(), streamed(files, 0, flip=True).train_dataloader()
+    plain, flipped = streamed(files, 0).epoch(), streamed(files, 0, flip=True).epoch()
     pairs = [(a, b) for (a, _), (b, _) in zip(plain, flipped)]
     same = torch.cat([(a == b).flatten(1).all(1) for a, b in pairs])
     mirrored = torch.cat([(a.flip(-1) == b).flatten(1).all(1) for a, b in pairs])
@@ -198,6 +198,34 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         parquet.write_table(pa.table({"image": rows}), tmp_path / f"{split}-0.parquet")
     with pytest.raises(ValueError, match=r"Cannot read the image seven\.png"):
         read(path=str(tmp_path), val=0.5)
+
+
+def test_bad_images_are_skipped_and_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = {"train": 60, "test": 9}
+    rows = {split: [encoded(i) | {"path": f"{i}.png"} for i in range(n)] for split, n in whole.items()}
+    bad = {3: {"bytes": b"", "path": "3.png"}, 20: {"bytes": b"text", "path": "20.png"}, 41: None}
+    for split, images in rows.items():
+        table = {"picture": [bad.get(i, image) if split == "train" else image for i, image in enumerate(images)]}
+        parquet.write_table(
+            pa.table({**table, "kind": [i % 3 for i in range(len(images))]}), tmp_path / f"{split}-0.parquet"
+        )
+    with pytest.raises(ValueError, match="Cannot read"):
+        read(path=str(tmp_path), val=0.3)
+    splits = read(path=str(tmp_path), val=0.3, on_bad="skip")
+    assert sorted(number(splits.train.x) + number(splits.val.x)) == sorted(set(range(60)) - bad.keys())
+    for part in splits[:3]:
+        assert part.y.tolist() == [i % 3 for i in number(part.x)]
+    assert all(f"image {name}" in caplog.text for name in ("3.png", "20.png")) and "a row has none" in caplog.text
+    with pytest.raises(ValueError, match=r"data\.on_bad=drop: choose stop or skip"):
+        read(path=str(tmp_path), val=0.3, on_bad="drop")
+
+
+def test_a_hub_of_bad_images_alone_is_an_error(tmp_path: Path) -> None:
+    rows = [{"bytes": b"no image", "path": f"{i}.png"} for i in range(9)]
+    for split in ("train", "test"):
+        parquet.write_table(pa.table({"image": rows}), tmp_path / f"{split}-0.parquet")
+    with pytest.raises(ValueError, match=r"^All \d train images are unreadable"):
+        read(path=str(tmp_path), val=0.5, on_bad="skip")
 
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, files: str) -> None:

@@ -134,3 +134,17 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     for name in ("foreign", "text"):
         with pytest.raises(ValueError, match=f"{name}.safetensors is no file of python -m genzoo.metrics"):
             load_classifier(tmp_path / f"{name}.safetensors")
+
+
+def test_a_file_with_a_flipped_byte_is_refused_or_another_one(tmp_path: Path) -> None:
+    whole, path = (WEIGHTS / "digits.safetensors").read_bytes(), tmp_path / "digits.safetensors"
+    known = load_classifier(WEIGHTS / "digits.safetensors").sha256
+    refused = 0
+    for i in range(0, 2000, 37):  # most of them in the header
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 2]) + whole[i + 1 :])
+        try:
+            assert load_classifier(path).sha256 != known
+        except ValueError as error:
+            assert str(error) == f"{path} is no file of python -m genzoo.metrics.train_features: make it again."
+            refused += 1
+    assert refused > 20

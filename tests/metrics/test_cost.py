@@ -70,3 +70,26 @@ def test_a_full_memory_ends_the_search(monkeypatch) -> None:
 
     monkeypatch.setattr(cost, "clock", clock)
     assert cost.sampling_speed(torch.randn, torch.device("cpu")) == cost.Speed(0.1, 0.025, 4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
+    ],
+)
+def test_batches_grow_as_far_as_the_memory(monkeypatch, error: Exception) -> None:
+    def clock(sample: cost.Sample, n: int, device: torch.device) -> float:
+        sample(n)
+        return 0.1 + n * 1e-4
+
+    def sample(n: int, error: Exception = error) -> None:
+        if n > 16:
+            raise error
+
+    monkeypatch.setattr(cost, "clock", clock)
+    assert cost.sampling_speed(sample, torch.device("cpu")).batch == 16
+    with pytest.raises(RuntimeError, match="shapes"):
+        cost.sampling_speed(lambda n: sample(n, RuntimeError("shapes cannot be multiplied")), torch.device("cpu"))

@@ -10,7 +10,7 @@ from torch import nn
 from genzoo.metrics.features import HasClasses, dinov2, efficientnet, extract, inception
 from genzoo.metrics.frozen import frozen, state_sha256
 from genzoo.metrics.inputs import resized
-from genzoo.metrics.pretrained import INCEPTION_FILE, Inception
+from genzoo.metrics.pretrained import INCEPTION_FILE, INCEPTION_SHA256, Inception
 
 
 def random_images(n: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -138,3 +138,45 @@ def test_weights_of_another_network_are_refused(tiny: Path, tmp_path: Path) -> N
     ViTModel(ViTConfig(image_size=28, patch_size=14, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is no DINOv2: it lacks \d+ of the network's weights"):
         dinov2(str(tmp_path))
+
+
+def test_pickled_weights_of_a_dinov2_are_not_opened(tiny: Path, tmp_path: Path) -> None:
+    """A folder without safetensors, whose pickle would create a file."""
+    canary = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (canary,)
+
+    (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    torch.save({"weight": Payload()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"There are no DINOv2 weights .*model\.safetensors"):
+        dinov2(str(tmp_path))
+    assert not canary.exists()
+
+
+def test_inception_weights_of_the_same_first_digits_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Files of eight given digits can be made; torch-fidelity would unpickle one."""
+    monkeypatch.setattr("genzoo.metrics.pretrained._inception_net", lambda: InceptionStandIn)
+    monkeypatch.setattr("genzoo.metrics.pretrained.file_sha256", lambda _: INCEPTION_SHA256[:8] + "0" * 56)
+    (tmp_path / INCEPTION_FILE).touch()
+    with pytest.raises(ValueError, match="is not the standard Inception weights"):
+        inception(tmp_path / INCEPTION_FILE)
+
+
+def test_missing_inception_weights_are_fetched_by_their_pinned_sha256(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("genzoo.metrics.pretrained._inception_net", lambda: InceptionStandIn)
+    asked = []
+
+    def unreachable(url: str, path: Path, sha256: str, most: int) -> None:
+        asked.append((url.split("/")[0], path.name, len(sha256), most))
+        raise ConnectionError("there is no network")
+
+    monkeypatch.setattr("genzoo.metrics.pretrained.fetch", unreachable)
+    with pytest.raises(FileNotFoundError, match=f"no network: put https://.* at {tmp_path}"):
+        inception(tmp_path / INCEPTION_FILE)
+    assert asked == [("https:", INCEPTION_FILE, 64, 95_628_359)]
