@@ -164,6 +164,7 @@ class LastCheckpoint(Callback):
         self.signals = Deferred(interrupt)
         self.requeue = Deferred(lambda signum, frame: None)
         self.handling = ExitStack()
+        self.between = False  # steps of the optimiser
         self.whole = False  # the last checkpoint: a damaged one must not take the place of the one before
         self.saved, self.took = time.monotonic(), 0.0
 
@@ -184,10 +185,11 @@ class LastCheckpoint(Callback):
         return handlers
 
     def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
-        self.signals.safe = self.requeue.safe = False
+        self.signals.safe = self.requeue.safe = self.between = False
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if step_ends(trainer, batch_idx) and (self.asked(trainer) or budget_of(trainer).due):
+        self.between = step_ends(trainer, batch_idx)
+        if self.between and (self.asked(trainer) or budget_of(trainer).due):
             self.save(trainer)
 
     def asked(self, trainer: Trainer) -> bool:
@@ -210,7 +212,10 @@ class LastCheckpoint(Callback):
         self.handling.close()
 
     def on_exception(self, trainer: Trainer, model: Generator, exception: BaseException) -> None:
+        """A fault between two steps, such as the death of a process that reads data, costs nothing."""
         self.handling.close()
+        if self.between and not self.signals.safe and trainer.world_size == 1:
+            self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint, then do what a signal has asked for meanwhile."""

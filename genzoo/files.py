@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,7 +77,9 @@ def megabytes(size: int) -> str:
     return f"{size / 2**20:.1f}"
 
 
-def sweep_parts(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left below a folder that no process works in."""
+def sweep_parts(folder: Path, older: float = 0.0) -> None:
+    """Remove the temporary files below a folder that killed processes have left there, at least so many seconds ago."""
     for part in folder.rglob(f"*{PART}"):
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process may be at it
+            if time.time() - part.stat().st_mtime >= older:
+                part.unlink()

@@ -405,6 +405,28 @@ def test_checkpoint_is_whole_and_alone(tmp_path: Path) -> None:
     assert saved["ema"]["batches"] == 5
 
 
+def test_a_fault_between_two_steps_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(loader: Batches) -> Iterator[tuple[Tensor, None]]:
+        yield from [(torch.zeros(10, *SHAPE), None)] * 3
+        raise ChildProcessError("a data worker died")
+
+    monkeypatch.setattr(Batches, "__iter__", broken)
+    with pytest.raises(ChildProcessError):
+        fit(Falling(), [Budget(100), LastCheckpoint(tmp_path)])
+    assert read(tmp_path / "last.ckpt")["images_seen"] == 30
+
+
+def test_a_fault_within_a_step_saves_nothing(tmp_path: Path) -> None:
+    class Fault(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, model: Generator, *_) -> None:
+            if model.images_seen == 30:
+                raise OSError("a fault")
+
+    with pytest.raises(OSError, match="a fault"):
+        fit(Falling(), [Budget(100), Fault(), LastCheckpoint(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_write_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = LastCheckpoint(tmp_path)
     trainer = fit(Falling(), [Budget(20), last])

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from genzoo.files import write_bytes
+from genzoo.files import sweep_parts, write_bytes
 from genzoo.metrics.protocol import images_sha256
 
 
@@ -25,6 +25,7 @@ def keep(path: Path, content: bytes) -> None:
     """Write a file whole. A place that cannot be written only warns: the next run computes again."""
     try:
         write_bytes(path, content)
+        sweep_parts(path.parent, older=3600)  # of processes that were killed, not of those at work beside this one
     except OSError as error:
         why = getattr(error.__cause__, "strerror", None) or error
         warnings.warn(f"{path} cannot be kept ({why}): point XDG_CACHE_HOME elsewhere.", stacklevel=2)
