@@ -19,10 +19,11 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from genzoo.files import remedy
 from genzoo.metrics.protocol import short_hash
+from genzoo.provenance import refuse_secrets
 from genzoo.suggest import composition_sentence, did_you_mean, known_keys, one_line, refuse_added, refuse_misfits
 
 DEBUG, FULL_ERROR = "--debug", "HYDRA_FULL_ERROR"
@@ -72,6 +73,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def program() -> None:
             with ending(), loud():
                 hush()
+                refuse_secrets(sys.argv[1:])
                 raised: list[Exception] = []
                 sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:] if argument != DEBUG]
                 check_options()
@@ -117,11 +119,7 @@ def ending() -> Iterator[None]:
     debug = DEBUG in sys.argv or bool(os.environ.get(FULL_ERROR))
     try:
         yield
-    except SIGTERMException:  # saved; Lightning itself would exit with 0, as if the work were done
-        sys.exit(143)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and not interrupted(stop):
-            raise
+    except KeyboardInterrupt:
         print("genzoo: stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -129,11 +127,6 @@ def ending() -> Iterator[None]:
             traceback.print_exc()
         print(f"genzoo: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
-
-
-def interrupted(stop: SystemExit) -> bool:
-    """Whether it is Ctrl-C, which Lightning's fit turns into an exit with 1."""
-    return stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Edit(NamedTuple):
 def main(cfg: DictConfig) -> None:
     settings = plain(cfg)
     check(settings)
-    model = editor(runs.load(settings["run"], device(settings["device"])), settings["y"])
+    loaded = runs.load(settings["run"], device(settings["device"]), settings["allow"])
+    model = editor(loaded, settings["y"])
     exchange_sampling(model, settings)
     edit = instantiate(settings["task"], _convert_="all")(settings["image"], model.image_shape)
     out, started = ready(settings["out"]), time.perf_counter()

@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     if record is None:
         raise ValueError(f"{run} has no whole {runs.METRICS}: repeat its genzoo.run command, then export it")
     check(trained, settings["allow"])
-    write(out, runs.load(run), trained, record)
+    write(out, runs.load(run, allow=settings["allow"]), trained, record)
     if (run / SAMPLES).is_file():
         write_bytes(out / SAMPLES, (run / SAMPLES).read_bytes())
     print(f"{title(trained, record['provenance'])} -> {out}")

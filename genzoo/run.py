@@ -18,7 +18,7 @@ from genzoo import runs
 from genzoo.budget import NEVER, Budget
 from genzoo.callbacks import Judge, averaged
 from genzoo.checkpoints import LastCheckpoint, newest
-from genzoo.command import command, plain
+from genzoo.command import command, ending, plain
 from genzoo.files import sweep_parts, write_bytes
 from genzoo.finite import NotFinite
 from genzoo.generator import Generator, HasAfterFit
@@ -30,7 +30,7 @@ from genzoo.provenance import provenance
 from genzoo.score import Scorer, in_words, unscored
 from genzoo.showcase import showcase
 from genzoo.signals import ENDING, Interrupted, handled, interrupt
-from genzoo.study import as_typed, asked
+from genzoo.study import Study, as_typed, asked
 
 log = logging.getLogger("genzoo")
 
@@ -190,15 +190,17 @@ def program() -> None:
 
     After a sweep every run of it that failed is named, and the exit code is that of the first failure.
     """
-    started, study = time.time(), None
-    try:
+    with ending():
         study = asked(sys.argv[1:])
-    except (OSError, ValueError) as error:
-        print(f"genzoo: {error}", file=sys.stderr)
-        sys.exit(2)
-    if study is not None:
-        sys.argv[1:] = study.arguments
-        study.plan()
+        if study is not None:
+            sys.argv[1:] = study.arguments
+            study.plan()
+        run_and_report(study)
+
+
+def run_and_report(study: Study | None) -> None:
+    """The runs of the command line, then what became of them."""
+    started = time.time()
     try:
         main()
     finally:

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +21,7 @@ from genzoo.metrics.evaluate import GALLERY, Evaluation
 from genzoo.metrics.inputs import quantised
 from genzoo.metrics.protocol import short_hash
 from genzoo.pictures import save_grid
+from genzoo.trust import check
 
 SETTINGS, METRICS, CHECKPOINTS, LOCK = "config.yaml", "metrics.json", "checkpoints", ".lock"
 
@@ -36,7 +37,13 @@ def read_settings(run_dir: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run_dir} is not a run folder: it has no {SETTINGS}; give a folder that genzoo.run wrote"
         )
-    return yaml.safe_load(path.read_text())
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the run and repeat its command") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} is damaged, it has no settings: delete the run and repeat its command")
+    return settings
 
 
 def essence(settings: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def finished(run_dir: Path) -> dict[str, Any] | None:
     """The contents of a complete metrics.json, or None."""
     try:
         return json.loads((run_dir / METRICS).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # half of it, or no text at all
         return None
 
 
@@ -138,16 +145,22 @@ def build(settings: dict[str, Any]) -> Generator:
     return instantiate(settings["model"], _convert_="all")
 
 
-def load(run_dir: str | Path, map_location: str | torch.device = "cpu") -> Generator:
+def load(run_dir: str | Path, map_location: str | torch.device = "cpu", allow: Iterable[str] = ()) -> Generator:
     """The trained model of a run, its averaged weights in place, in evaluation mode.
 
-    run_dir: the folder of a run, or one of its checkpoints by name.
+    run_dir: the folder of a run, or one of its checkpoints by name, or a folder that genzoo.export wrote.
+    allow: packages whose code it may name beside that of genzoo.trust, as ["mypackage"]: only if you trust it.
     Raises FileNotFoundError when it is no run or has no checkpoint, ValueError when the checkpoint is damaged (of a
-    folder: all of them) or does not hold this model.
+    folder: all of them), does not hold this model, or the folder names other code.
     """
+    from genzoo import export  # which imports this file
+
+    if export.is_shared(run_dir):
+        return export.load(run_dir, map_location, allow)
     path = Path(run_dir)
     folder = path.parents[1] if path.suffix == ".ckpt" else path
     settings = read_settings(folder)
+    check(settings, allow)
     path = path if path.suffix == ".ckpt" else newest(folder / CHECKPOINTS)
     if path is None or not path.is_file():
         raise FileNotFoundError(f"{path or run_dir}: no checkpoint; the run has not saved yet, repeat its command")
@@ -157,6 +170,8 @@ def load(run_dir: str | Path, map_location: str | torch.device = "cpu") -> Gener
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model of {SETTINGS}: {error}") from error
+        raise ValueError(
+            f"{path} does not fit the model of {SETTINGS} ({error}); put back its own checkpoint or {SETTINGS}"
+        ) from error
     model.images_seen = checkpoint["images_seen"]
     return model.to(map_location).eval()

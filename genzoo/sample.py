@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from genzoo.pictures import save_grid
 def main(cfg: DictConfig) -> None:
     settings = plain(cfg)
     check(settings)
-    model = runs.load(settings["run"], device(settings["device"]))
+    model = runs.load(settings["run"], device(settings["device"]), settings["allow"])
     check_pictures(model, settings["png"])
     exchange_sampling(model, settings)
     sample = of_classes(model, settings["y"])
@@ -120,12 +120,12 @@ def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
     if guidance:
         model.guidance = partial(model.guidance, **guidance)
     if settings["guide"]:
-        model.guides = [guide(settings["guide"], model)]
+        model.guides = [guide(settings["guide"], model, settings["allow"])]
 
 
-def guide(folder: str, model: Generator) -> HasDenoiser:
+def guide(folder: str, model: Generator, allow: Iterable[str]) -> HasDenoiser:
     """The model of a run that guides `model`. Raises ValueError when it cannot."""
-    weaker = runs.load(folder, model.device)
+    weaker = runs.load(folder, model.device, allow)
     if not isinstance(weaker, HasDenoiser) or weaker.image_shape != model.image_shape:
         shape = "x".join(map(str, model.image_shape))
         raise ValueError(f"guide={folder} cannot guide: take a run of a diffusion model of {shape} images")

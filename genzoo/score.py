@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from genzoo import report, runs
+from genzoo import report, runs, trust
 from genzoo.command import command, ending, plain, quoted
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
@@ -98,6 +98,7 @@ def row_in_words(name: str, row: dict[str, Any]) -> str:
 def main(cfg: DictConfig) -> None:
     folder, overrides = Path(cfg.run), list(HydraConfig.get().overrides.task)
     first, trained = runs.finished(folder), runs.read_settings(folder)
+    trust.check(trained, cfg.allow)  # before anything resolves or looks for what it names
     settings = plain(OmegaConf.merge({"data": trained["data"]}, cfg))  # features may ask for data.image_shape
     if first is None:
         raise ValueError(f"{folder} has no whole {runs.METRICS}: repeat its genzoo.run command, then score it again")
@@ -107,7 +108,7 @@ def main(cfg: DictConfig) -> None:
     check_metrics(settings["metrics"])
     chosen = {**trained, "metrics": settings["metrics"], "features": settings["features"] or trained["features"]}
     data = instantiate(chosen["data"], _convert_="all")
-    model = runs.load(folder, device(settings["device"]))
+    model = runs.load(folder, device(settings["device"]), settings["allow"])
     exchange_sampling(model, settings)
     record, path = rescore(folder, first, model, data, chosen, overrides)
     print(f"{model.family}: {in_words(record)} -> {path}")

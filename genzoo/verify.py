@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from genzoo.command import ending
 from genzoo.data.digits import digits
 from genzoo.generator import bits_per_dim, to_uint8
 from genzoo.metrics.classes import inception_score
@@ -141,6 +142,8 @@ def checks() -> Iterator[Check]:
 
 def main() -> int:
     """Print every check with what was expected and found; 1 if one fails, else 0."""
+    if sys.argv[1:]:
+        raise ValueError(f"{sys.argv[1]}: genzoo.verify takes no arguments, leave it out")
     torch.set_num_threads(1)  # two busy threads on two busy cores wait for each other
     print(f"{'check':<56} {'expected':>14} {'got':>14} {'tolerance':>10}")
     failed = 0
@@ -152,4 +155,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ending():
+        sys.exit(main())

@@ -21,6 +21,7 @@ ALLOWED = {  # what a room may import of genzoo besides itself
     "callbacks": {"budget", "files", "generator", "pictures", "loggers"},
     "checkpoints": {"budget", "files", "generator", "signals"},
     "finite": {"generator"},
+    "fetch": {"files"},
     "files": set(),
     "generator": set(),
 }

@@ -171,9 +171,9 @@ CASES = [  # module, arguments, culprit, remedy
     (RUN, f"{FOLDER} data.path=nowhere", "nowhere", "set data.path"),
     (RUN, f"{FOLDER} data.path={{there}}/empty", "empty", "set data.path"),
     (RUN, f"{FOLDER} data.path={{there}}/mixed", "notes.png", "repair or remove"),
-    (RUN, f"{FOLDER} data.path={{there}}/photos data.size=0", "0x0 pixels", "at least 1"),
+    (RUN, f"{FOLDER} data.path={{there}}/photos data.size=0", "data.size=0", "at least 1"),
     (RUN, f"{FOLDER} data.path={{there}}/photos +data.colour=1", "colour", "channels"),
-    (RUN, "hydra.run.dir={there}/grey.png/x", "grey.png", "mend that"),
+    (RUN, "hydra.run.dir={there}/grey.png/x", "grey.png", "is no folder; choose another"),
     (RUN, "data.image_shape=3", "data.image_shape=3", "give a list"),
     # runs
     (SAMPLE, "run=nowhere", "nowhere is not a run folder", "give a folder that genzoo.run wrote"),
@@ -198,7 +198,7 @@ CASES = [  # module, arguments, culprit, remedy
     (SAMPLE, "run={classes} guidance.scale=much", "guidance.scale=much", "give a number"),
     (SAMPLE, "run={ddpm} guide={toy}", "guide=", "1x8x8"),
     (SAMPLE, "run={ddpm} out={there}/grey.png", "out=", "name a folder"),
-    (SAMPLE, "run={ddpm} out={there}/grey.png/x", "grey.png/x cannot be written", "mend that"),
+    (SAMPLE, "run={ddpm} out={there}/grey.png/x", "grey.png/x cannot be written", "is no folder; choose another"),
     (SAMPLE, "run={toy} png=true", "png=true", "leave it out"),
     # edits
     (EDIT, f"{SDEDIT} strength=2", "strength=2", "in (0, 1]"),

@@ -24,6 +24,7 @@ import torch
 from genzoo import checkpoints, run, runs
 from genzoo.checkpoints import LAST, PREVIOUS
 from genzoo.command import hush
+from genzoo.metrics import cost
 from genzoo.signals import Interrupted
 
 TINY = ["width=4", "blocks=1", "latent=2", "data.batch_size=64", "data.flip=true", "budget.checks=2", "trainer=cpu",
@@ -79,6 +80,7 @@ def alike(a: Path, b: Path) -> None:
 def live(settings: dict[str, Any], folder: Path, fault: Callable[[], None] | None) -> None:
     """What the process does; its exit code is that of the command."""
     torch.set_num_threads(1)
+    cost.BATCHES, cost.ENOUGH = (1,), 0.0
     log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1), os.dup2(log, 2)
     hush()

@@ -23,7 +23,7 @@ def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0,
     order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
     share = order[rank : n // world * world : world]  # (n // world,)
     full = len(share) // batch_size * batch_size
-    return list(share[: full or None].split(batch_size))
+    return [batch for batch in share[: full or None].split(batch_size) if len(batch)]
 
 
 def ordered_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -21,6 +22,7 @@ from genzoo.data.batches import (
 )
 from genzoo.data.splits import Images, Splits
 
+log = logging.getLogger("genzoo")
 GPU_SHARE = 0.4  # of the free memory: the rest is for the model and its activations
 
 
@@ -158,6 +160,9 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> Epochs:
         """Batches without an end, reshuffled every epoch."""
+        train = self.splits.train
+        if isinstance(train, Images) and len(train.x) < self.batch_size:
+            log.warning("data.batch_size=%d: every step takes all %d training images", self.batch_size, len(train.x))
         return Epochs(self.epoch)
 
     def val_dataloader(self) -> Batches:

@@ -40,6 +40,8 @@ def folder(
     groups = divide(files, val, test)
     classes = class_names(groups)
     height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"data.size={size}: give sides of at least 1.")
     for split, group in groups.items():
         if not group:
             raise ValueError(f"No {split} images in {root}: add some, raise data.{split}, or make a {split}/ folder.")

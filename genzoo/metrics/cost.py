@@ -25,6 +25,7 @@ FORMULAS = flop_registry | {  # the CPU's attention, which torch has no formula 
     ],
 }
 BATCHES = (1, 4, 16, 64, 256, 1024)
+ENOUGH = 0.2  # seconds of measuring
 
 
 class Speed(NamedTuple):
@@ -112,11 +113,11 @@ def sampling_speed(sample: Sample, device: torch.device, patience: float = 2.0) 
 
 
 def seconds(sample: Sample, n: int, device: torch.device, repeats: int) -> float:
-    """Median seconds of `sample(n)`, of `repeats` calls or as many as fit in a fifth of a second, after a first one;
+    """Median seconds of `sample(n)`, of `repeats` calls or as many as fit in ENOUGH, after a first one;
     of one call where that takes long."""
     warm = clock(sample, n, device)
     times = [clock(sample, n, device) for _ in range(repeats if warm < 1 else 1)]
-    while sum(times) < 0.2:
+    while sum(times) < ENOUGH:
         times.append(clock(sample, n, device))
     return statistics.median(times)
 

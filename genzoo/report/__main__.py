@@ -17,14 +17,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="*", type=Path, help="run folders, or folders with runs below them")
     parser.add_argument("-o", "--out", type=Path, help="where to write (default: report/ in the first folder)")
     parser.add_argument("--status", metavar="STUDY", help="print the state of each cell of a study: its name or folder")
+    parser.error = lambda message: parser.exit(2, f"genzoo: {message}; --help says what there is\n")
     args = parser.parse_args(argv)
     if bool(args.folders) == bool(args.status):
         parser.error("give folders to report on, or --status with one study")
     try:
         return _status(args.status) if args.status else _report(args.folders, args.out)
-    except (FileNotFoundError, study.NoStudyError) as error:
-        print(error, file=sys.stderr)
+    except (OSError, ValueError, study.NoStudyError) as error:
+        print(f"genzoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("genzoo: stopped", file=sys.stderr)
+        return 130
 
 
 def _report(folders: list[Path], out: Path | None) -> int:

@@ -29,8 +29,8 @@ def test_ranks_divide_an_epoch_without_overlap(n: int, batch_size: int, epoch: i
     sizes = [[len(batch) for batch in batches] for batches in ranks]
     assert all(row == sizes[0] for row in sizes)  # else a rank would wait for ever
     share = n // world
-    assert sizes[0] == ([batch_size] * (share // batch_size) if share >= batch_size else [share])
-    seen = torch.cat([batch for batches in ranks for batch in batches])
+    assert sizes[0] == ([batch_size] * (share // batch_size) if share >= batch_size else [share] * (share > 0))
+    seen = torch.cat([torch.arange(0), *(batch for batches in ranks for batch in batches)])
     assert len(seen.unique()) == len(seen) and (len(seen) == 0 or (seen.min() >= 0 and seen.max() < n))
 
 

@@ -42,6 +42,13 @@ def test_counting_leaves_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.fixture(autouse=True)
+def measured(monkeypatch) -> None:
+    """As outside of tests."""
+    monkeypatch.setattr(cost, "BATCHES", (1, 4, 16, 64, 256, 1024))
+    monkeypatch.setattr(cost, "ENOUGH", 0.2)
+
+
 @pytest.mark.parametrize(
     ("overhead", "each", "slow_from", "batch"),
     [
