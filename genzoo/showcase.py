@@ -46,7 +46,8 @@ def each_class(model: Generator, classes: int, seed: int) -> Tensor:
 
 def between(model: HasEncode, z0: Tensor, z1: Tensor) -> Tensor:
     """(n, FRAMES, C, H, W): images on the great circles between codes (n, ...)."""
-    return torch.stack([model.decode(slerp(z0, z1, w)) for w in torch.linspace(0, 1, FRAMES).tolist()], 1)
+    z = torch.stack([slerp(z0, z1, w) for w in torch.linspace(0, 1, FRAMES).tolist()], 1)  # (n, FRAMES, ...)
+    return model.decode(z.flatten(0, 1)).unflatten(0, (len(z0), FRAMES))
 
 
 def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:

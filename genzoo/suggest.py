@@ -36,9 +36,9 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     """
     parts = {key: key.rpartition(".") for key in known}
     head, _, last = name.rpartition(".")
-    beside = [key for key, (parent, _, _) in parts.items() if parent == head]
-    found = difflib.get_close_matches(name, beside, most, cutoff=0.6 + 0.2 * bool(head))
-    found += difflib.get_close_matches(name, parts, most, cutoff=0.8)
+    beside = {end: key for key, (parent, _, end) in parts.items() if parent == head}
+    found = [beside[end] for end in difflib.get_close_matches(last, beside, most)]
+    found += difflib.get_close_matches(name, parts, most, cutoff=0.85)
     found += [key for key, (_, _, end) in parts.items() if end == last]
     return list(dict.fromkeys(found))[:most]
 

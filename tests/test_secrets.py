@@ -62,7 +62,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), "PYTHONPATH": str(PACKAGE.parent)}
     given = {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1", **where, **CANARIES}
     sweep = ["-m", "model=vae", "metrics.reference=tests,train", "study=findable", "logger=wandb", *TINY]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}  # of tests before
+    own = {name: value for name, value in os.environ.items() if "WANDB" not in name}  # of tests before
     call = subprocess.run(
         [sys.executable, "-m", "genzoo.run", *sweep], cwd=folder, env=own | given, capture_output=True
     )

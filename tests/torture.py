@@ -32,8 +32,8 @@ TINY = ["width=4", "blocks=1", "latent=2", "data.batch_size=64", "data.flip=true
 FAMILIES = {
     "vae": ["model=vae", "model.warmup=1000"],
     "gan": ["model=gan"],
-    "flow": ["model=flow"],
-    "ddpm": ["model=ddpm", "steps=2", "model.bound_terms=2"],
+    "flow": ["model=flow", "model.steps=2"],
+    "ddpm": ["model=ddpm", "steps=2", "model.bound_terms=2", "model.inversion=2"],
 }
 OFTEN = ["callbacks.last_checkpoint.minutes=0", "callbacks.last_checkpoint.share=1"]  # saves after every step
 
