@@ -24,7 +24,8 @@ from genzoo.metrics.draw import draw
 from genzoo.run import finish
 
 ROOT = Path(__file__).parent.parent
-TINY = ["width=8", "budget.images=256", "budget.checks=1", "metrics.n=32", "callbacks.judge.n=16", "trainer=cpu"]
+TINY = ["width=8", "budget.images=256", "budget.checks=1", "metrics.n=32", "metrics.n_likelihood=16",
+        "callbacks.judge.n=16", "trainer=cpu"]  # fmt: skip
 
 
 @contextmanager
@@ -184,6 +185,7 @@ def test_wandb_is_offline_without_a_login_and_asks_nothing(tmp_path, monkeypatch
     assert list(tmp_path.glob("outputs/runs/*/seed=0/wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_all_that_a_run_needs(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)

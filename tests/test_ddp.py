@@ -181,7 +181,8 @@ AT_WORK = {
 }
 
 
-@pytest.mark.parametrize("other", ["sleeps", pytest.param("waits", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["sleeps", "waits"])
 def test_a_rank_that_fails_ends_the_others(other) -> None:
     """Whatever these are at; the sentence is that of the rank that failed."""
     own = f"import os, time, torch.distributed as dist\nexec({AT_WORK[other]}[int(os.environ['LOCAL_RANK'])])"

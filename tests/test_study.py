@@ -27,7 +27,7 @@ defaults:
   - override /model: vae
 width: 8
 budget: {images: 256, checks: 1}
-metrics: {n: 32}
+metrics: {n: 32, n_likelihood: 16}
 callbacks: {judge: {n: 8}}
 """
 
@@ -98,11 +98,18 @@ def test_a_run_says_how_to_repeat_it(user: Path, first) -> None:
     assert command.startswith("python -m genzoo.run -m +study=beta") and "+beta=study" not in command
 
 
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+)
+
+
 def test_a_folder_at_work_is_refused(tmp_path: Path) -> None:
-    with runs.held(tmp_path):
-        code = f"from genzoo import runs; from pathlib import Path\nwith runs.held(Path({str(tmp_path)!r})): pass"
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-        assert "another process is at work" in other.stderr
+    other = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / runs.LOCK], stdin=-1, stdout=-1)
+    other.stdout.readline()
+    with pytest.raises(ValueError, match=f"another process is at work in {tmp_path}: wait"), runs.held(tmp_path):
+        pass
+    other.kill()
+    other.wait()
     with runs.held(tmp_path):
         pass
 
