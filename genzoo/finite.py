@@ -46,7 +46,7 @@ class NotFinite(Callback):
         self.dropped += 1
         terms = [f"{name} became {float(value)}" for name, value in outputs.items() if not math.isfinite(float(value))]
         what = f"{terms[-1] if terms else 'the gradient became infinite or NaN'} after {model.images_seen:,} images"
-        if self.dropped > self.skip or not all_finite([b for b in model.buffers() if b.is_floating_point()]):
+        if self.dropped > self.skip or not all_finite([b.sum() for b in model.buffers() if b.is_floating_point()]):
             raise ValueError(
                 f"{model.family}: {what}; lower model.optimizer.lr or model.clip, or leave out such steps with "
                 "on_nan=skip (the last checkpoint is kept)"
@@ -64,6 +64,6 @@ def gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no element is NaN or infinite; one synchronisation with the device."""
-    return not tensors or bool(torch.stack([t.sum().float() for t in tensors]).isfinite().all())
+def all_finite(scalars: Sequence[Tensor]) -> bool:
+    """Whether none of these () is NaN or infinite; one synchronisation with the device."""
+    return not scalars or bool(torch.stack(list(scalars)).isfinite().all())
