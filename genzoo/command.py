@@ -194,7 +194,18 @@ def sentence(error: BaseException) -> str:
 
 
 def hush() -> None:
-    """Keep Lightning's greetings and advice for DataLoaders, which these runs do not use, off the screen."""
+    """Keep Lightning's greetings and advice for DataLoaders, which these runs do not use, off the screen, and the line
+    of code out of our own warnings."""
     for name in ("pytorch_lightning", "lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric|torchmetrics).*")
+    warnings.formatwarning = formatted
+
+
+def formatted(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> str:
+    """A warning as it is printed."""
+    ours = Path(filename).is_relative_to(Path(__file__).parent)
+    return f"genzoo: {message}\n" if ours else in_full(message, category, filename, *where, **more)
+
+
+in_full = warnings.formatwarning

@@ -63,7 +63,11 @@ def finish(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict
 
     A failure leaves its traceback in failed.txt until a later call succeeds.
     """
-    check(settings)
+    try:
+        check(settings)
+    except ValueError:
+        runs.forget(folder)
+        raise
     if beside_rank_zero(settings["trainer"]):  # which keeps the folder
         return runs.finished(folder) or train(settings, folder, overrides)
     with handled(dict.fromkeys(ENDING, interrupt)), runs.held(folder):

@@ -4,7 +4,7 @@ import fcntl
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -114,6 +114,16 @@ def claim(run_dir: Path, settings: dict[str, Any]) -> None:
             )
     else:
         write_bytes(path, yaml.safe_dump(settings, sort_keys=False).encode())
+
+
+def forget(run_dir: Path) -> None:
+    """Remove the folder of a run that was refused: Hydra has made it for a log that holds nothing."""
+    log = run_dir / "run.log"
+    if log.is_file() and not log.stat().st_size:
+        log.unlink()
+        with suppress(OSError):  # something else is there
+            run_dir.rmdir()
+            run_dir.parent.rmdir()
 
 
 def finished(run_dir: Path) -> dict[str, Any] | None:

@@ -66,7 +66,8 @@ def alike(a: Path, b: Path) -> None:
     """Weights, optimisers, averages, the place in the data; curves; scores and samples."""
     one, other = (checkpoints.read(folder / "checkpoints" / LAST) for folder in (a, b))
     for checkpoint in (one, other):
-        checkpoint.pop("loops")  # Lightning's own counts, some of which begin anew
+        for count in ("loops", "epoch"):  # Lightning's own, some of which begin anew
+            checkpoint.pop(count)
     same(one, other)
     assert curves(a) == curves(b)
     one, other = (json.loads((folder / runs.METRICS).read_text()) for folder in (a, b))
@@ -173,7 +174,7 @@ def end(signum: int) -> Callable[..., bool]:
 def spoil(change: Callable[[bytes, random.Random], bytes]) -> Callable[..., bool | None]:
     def fault(settings: dict[str, Any], folder: Path, pick: random.Random) -> bool | None:
         last, previous = folder / "checkpoints" / LAST, folder / "checkpoints" / PREVIOUS
-        if runs.finished(folder) or not (last.is_file() and checkpoints.is_whole(previous)):
+        if runs.finished(folder) or not (checkpoints.is_whole(last) and checkpoints.is_whole(previous)):
             return None
         last.write_bytes(change(last.read_bytes(), pick))
         return resumable(folder) and newest(folder) == previous
