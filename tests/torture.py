@@ -30,7 +30,7 @@ from genzoo.signals import Interrupted
 TINY = ["width=4", "blocks=1", "latent=2", "data.batch_size=64", "data.flip=true", "budget.checks=2", "trainer=cpu",
         "metrics.n=8", "metrics.n_likelihood=4", "callbacks.judge.n=4"]  # fmt: skip
 FAMILIES = {
-    "vae": ["model=vae", "model.warmup=1000"],
+    "vae": ["model=vae", "model.warmup=1000", "model.mixture=2"],
     "gan": ["model=gan"],
     "flow": ["model=flow", "model.steps=2"],
     "ddpm": ["model=ddpm", "steps=2", "model.bound_terms=2", "model.inversion=2"],
