@@ -17,13 +17,15 @@ logger = logging.getLogger("genzoo")
 class NotFinite(Callback):
     """Ends the run before the optimiser sees a loss or a gradient that is NaN or infinite, in one sentence.
 
-    skip: steps that may be left out instead, each with a warning. List it before what keeps or averages weights.
+    A fused optimiser is told on its device to leave the step out, so that a GPU is asked only every `every` batches
+    whether there was one. skip: steps that may be left out, each with a warning. List it before what keeps or averages
+    weights.
     """
 
-    def __init__(self, skip: int = 0) -> None:
-        self.skip, self.dropped = skip, 0
+    def __init__(self, skip: int = 0, every: int = 50) -> None:
+        self.skip, self.every, self.dropped = skip, every, 0
         self.losses: list[Tensor] = []  # of this step, one for each player
-        self.bad = False
+        self.bad: list[Tensor] = []  # () bool: of the steps since it was last asked
 
     def on_before_backward(self, trainer: Trainer, model: Generator, loss: Tensor) -> None:
         self.losses.append(loss.detach())
@@ -35,15 +37,27 @@ class NotFinite(Callback):
         if trainer.precision != "16-mixed":
             watched = [*watched, *torch._foreach_norm(gradients(optimizer))]
         self.losses = []
-        if not all_finite(watched):
-            self.bad = True
+        bad = ~all_finite(watched)
+        self.bad.append(bad)
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = bad.float()
+        elif bad:
             optimizer.zero_grad()  # without gradients the step does nothing
 
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not self.bad:
+        if model.device.type != "cuda" or len(self.bad) >= self.every:
+            self.ask(model, outputs)
+
+    def on_train_end(self, trainer: Trainer, model: Generator) -> None:
+        self.ask(model, {})
+
+    def ask(self, model: Generator, outputs: dict[str, Tensor]) -> None:
+        """Count the steps that were left out; raises ValueError for one too many."""
+        count = int(torch.stack(self.bad).sum()) if self.bad else 0
+        self.bad = []
+        if not count:
             return
-        self.bad = False
-        self.dropped += 1
+        self.dropped += count
         terms = [f"{name} became {float(value)}" for name, value in outputs.items() if not math.isfinite(float(value))]
         what = f"{terms[-1] if terms else 'the gradient became infinite or NaN'} after {model.images_seen:,} images"
         if self.dropped > self.skip or not all_finite([b.sum() for b in model.buffers() if b.is_floating_point()]):
@@ -64,6 +78,6 @@ def gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def all_finite(scalars: Sequence[Tensor]) -> bool:
-    """Whether none of these () is NaN or infinite; one synchronisation with the device."""
-    return not scalars or bool(torch.stack(list(scalars)).isfinite().all())
+def all_finite(scalars: Sequence[Tensor]) -> Tensor:
+    """() bool: whether none of these () is NaN or infinite."""
+    return torch.stack(list(scalars)).isfinite().all() if scalars else torch.tensor(True)

@@ -40,8 +40,8 @@ class Batches:
 class Falling(Generator):
     """Its parameter falls by the learning rate, 0.5, at every step; from image `nan_from` on its loss is NaN."""
 
-    def __init__(self, nan_from: float = math.inf) -> None:
-        super().__init__(SHAPE, partial(torch.optim.SGD, lr=0.5))
+    def __init__(self, nan_from: float = math.inf, fused: bool = False) -> None:
+        super().__init__(SHAPE, partial(torch.optim.SGD, lr=0.5, fused=fused))
         self.level = nn.Parameter(torch.tensor(10.0))
         self.register_buffer("count", torch.tensor(7))
         self.nan_from = nan_from
@@ -357,23 +357,26 @@ class Broken(Falling):
         return {"loss": loss}
 
 
-def test_nan_ends_the_run_in_one_sentence_before_it_moves_a_weight(tmp_path: Path) -> None:
-    model, ema = Falling(nan_from=30), EMA(0.9)
+@pytest.mark.parametrize("fused", [False, True])
+def test_nan_ends_the_run_in_one_sentence_before_it_moves_a_weight(fused: bool) -> None:
+    model, ema = Falling(nan_from=30, fused=fused), EMA(0.9)
     with pytest.raises(ValueError, match=r"^falling: twice became nan after 30 images; lower model.opt.* on_nan=skip"):
         fit(model, [Budget(10_000), NotFinite(), ema])
     assert model.level.item() == 9.0 and ema.batches == 2
 
 
-def test_a_gradient_that_is_nan_ends_the_run(tmp_path: Path) -> None:
-    model = Broken(nan_from=20)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_that_is_nan_ends_the_run(fused: bool, tmp_path: Path) -> None:
+    model = Broken(nan_from=20, fused=fused)
     with pytest.raises(ValueError, match=r"^broken: the gradient became infinite or NaN after 30 images"):
         fit(model, [Budget(10_000), NotFinite(), LastCheckpoint(tmp_path, minutes=0)])
     assert model.level.item() == 9.0
     assert read(tmp_path / "last.ckpt")["images_seen"] <= 20  # of the good ones
 
 
-def test_such_steps_can_be_left_out_and_are_counted(tmp_path: Path, caplog) -> None:
-    model, finite = Broken(nan_from=20), NotFinite(skip=1)
+@pytest.mark.parametrize("fused", [False, True])
+def test_such_steps_can_be_left_out_and_are_counted(fused: bool, tmp_path: Path, caplog) -> None:
+    model, finite = Broken(nan_from=20, fused=fused), NotFinite(skip=1)
     fit(model, [Budget(60), finite, LastCheckpoint(tmp_path)])
     assert model.level.item() == 10 - 5 * 0.5 and finite.dropped == 1
     assert "step 1 of at most 1 left out" in caplog.text
