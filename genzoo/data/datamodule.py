@@ -28,7 +28,7 @@ GPU_SHARE = 0.4  # of the free memory: the rest is for the model and its activat
 
 def to_float(x: Tensor) -> Tensor:
     """uint8 levels to float32 in [-1, 1]; floating-point points as they are."""
-    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
 
 
 def near(images: Images, device: torch.device) -> Images:
