@@ -1,7 +1,7 @@
 """python -m genzoo.verify: the metrics against closed forms and recorded values, on the versions installed here."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from statistics import fmean
 from typing import NamedTuple
@@ -140,10 +140,10 @@ def checks() -> Iterator[Check]:
     yield from extractor_checks()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Print every check with what was expected and found; 1 if one fails, else 0."""
-    if sys.argv[1:]:
-        raise ValueError(f"{sys.argv[1]}: genzoo.verify takes no arguments, leave it out")
+    if arguments:
+        raise ValueError(f"{arguments[0]}: genzoo.verify takes no arguments, leave it out")
     torch.set_num_threads(1)  # two busy threads on two busy cores wait for each other
     print(f"{'check':<56} {'expected':>14} {'got':>14} {'tolerance':>10}")
     failed = 0
@@ -156,4 +156,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     with ending():
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))

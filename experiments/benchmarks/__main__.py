@@ -1,28 +1,39 @@
-"""python -m experiments.benchmarks [only=scores] [repeats=5] [threads=N]: ours against peers on the same work.
+"""python -m experiments.benchmarks [only=SUBJECT] [repeats=5] [threads=N]: ours against peers on the same work.
 
-Each race runs both sides in turn in one process and prints the median ratio of their times with its least and
-greatest. Peers: pip install -e '.[bench]'.
+Subjects: scores, data, overhead, unets, sampling, flows, players. Each race runs both sides in turn in one process and
+prints the median ratio of their times with its least and greatest. Peers: pip install -e '.[bench]'.
 """
 
 import importlib
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from experiments.benchmarks.race import in_words, run
+from experiments.benchmarks.race import row
 
-HEAD = "| Work | Peer | Ours | Peer's | Ratio | Difference |\n| --- | --- | ---: | ---: | ---: | ---: |"
-SUBJECTS = ("scores",)
-PACKAGES = ("torch", "torchmetrics", "scipy", "scikit-learn", "prdc")
+HEAD = """| Work | Peer | Ours | Peer's | Ratio | Parameters | Multiply-adds | Difference |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+SUBJECTS = ("scores", "data", "overhead", "unets", "sampling", "flows", "players")
+PACKAGES = (
+    *("torch", "torchmetrics", "scipy", "scikit-learn", "prdc", "diffusers", "torchcfm", "smalldiffusion"),
+    *("denoising-diffusion-pytorch", "normflows", "nflows", "pythae"),
+)
+
+
+def installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
 
 
 def machine() -> str:
     """Where the figures come from, in one line."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    versions = ", ".join(installed(package) for package in PACKAGES)
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{device}, {cores}; Python {platform.python_version()}, {versions}"
 
@@ -36,7 +47,7 @@ def main(arguments: list[str]) -> None:
     print(f"{machine()}\n\n{HEAD}")
     for subject in [options["only"]] if options["only"] else SUBJECTS:
         for race in importlib.import_module(f"experiments.benchmarks.{subject}").races():
-            print(in_words(race, run(race, int(options["repeats"]))), flush=True)
+            print(row(race, int(options["repeats"])), flush=True)
 
 
 if __name__ == "__main__":

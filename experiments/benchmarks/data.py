@@ -69,4 +69,5 @@ def races() -> Iterator[Race]:
             peer,
             partial(ours, data),
             partial(theirs, loader),
+            comparable=False,
         )

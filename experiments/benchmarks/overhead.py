@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from experiments.benchmarks.race import Race
+from experiments.benchmarks.race import Race, Seconds
 from genzoo import run, runs
 from genzoo.budget import Budget
 from genzoo.command import conf_folder, hush, plain
@@ -34,14 +34,15 @@ def settings(folder: str, size: int, steps: int) -> dict[str, Any]:
     data = {"source": {"_target_": f"{__name__}.noise", "_partial_": True}, "name": "noise", "size": size}
     overrides = [
         f"folder='{folder}'", "model=ddpm", "metrics=none", f"data.image_shape=[1,{size},{size}]",
-        f"data.batch_size={BATCH}", f"budget.images={BATCH * steps}", "budget.checks=1", "callbacks.judge.n=1", "steps=1",
+        f"data.batch_size={BATCH}", f"budget.images={BATCH * steps}", "budget.checks=1",
+        "callbacks.judge.n=1", "steps=1",
     ]  # fmt: skip
     with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
         composed = plain(compose("config", overrides=overrides))
     return {**composed, "data": {**composed["data"], **data}}
 
 
-def ours(size: int, steps: int = STEPS) -> float:
+def ours(size: int, steps: int = STEPS) -> Seconds:
     """Seconds of training that the run itself counts; its one validation and its checkpoints are no training."""
     hush()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -49,10 +50,10 @@ def ours(size: int, steps: int = STEPS) -> float:
         torch.manual_seed(0)
         trainer, model = run.make_trainer(given, Path(folder)), runs.build(given)
         trainer.fit(model, instantiate(given["data"], _convert_="all"))
-        return run.find(trainer, Budget).seconds
+        return Seconds(run.find(trainer, Budget).seconds)
 
 
-def bare(size: int, steps: int = STEPS) -> float:
+def bare(size: int, steps: int = STEPS) -> Seconds:
     """Seconds of the same steps of the same model: loss, gradients, their norm limited, optimiser."""
     torch.manual_seed(0)
     given = settings("unused", size, steps)
@@ -65,9 +66,11 @@ def bare(size: int, steps: int = STEPS) -> float:
         model.loss(x, y)["loss"].backward()
         model.clip_gradients_of(optimizer)
         optimizer.step()
-    return time.perf_counter() - start
+    return Seconds(time.perf_counter() - start)
 
 
 def races() -> Iterator[Race]:
     for size, steps in ((8, STEPS), (32, STEPS // 8)):
-        yield Race(f"DDPM training loop, 1x{size}x{size}", "bare loop", partial(ours, size, steps), partial(bare, size, steps))
+        yield Race(
+            f"DDPM training loop, 1x{size}x{size}", "bare loop", partial(ours, size, steps), partial(bare, size, steps)
+        )

@@ -11,25 +11,27 @@ from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from experiments.benchmarks.race import Race
+from genzoo.metrics.arrays import sweep
 from genzoo.metrics.frechet import distance_of, moments
-from genzoo.metrics.kernel import kernel_distance
-from genzoo.metrics.prdc import prdc
+from genzoo.metrics.kernel import KernelSums, kernel_distance
+from genzoo.metrics.prdc import Balls, prdc
 from genzoo.metrics.reference import Reference
-from genzoo.metrics.scores import Scores, frechet, kernel, memorisation, neighbourhoods
+from genzoo.metrics.scores import Scores, frechet, memorisation, pairwise
 
 N, D, K = 10_000, 2048, 5
 
 
-def features(seed: int, shift: float) -> Tensor:
-    """(N, D) float32 of correlated, skewed features, as a network's are."""
+def features(seed: int, shift: float, n: int = N, d: int = D) -> Tensor:
+    """(n, d) float32 of correlated, skewed features, as a network's are."""
     generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(N, 64, generator=generator)
-    mix = torch.randn(64, D, generator=torch.Generator().manual_seed(0)) / 8
-    return torch.relu(latent @ mix + 0.3 * torch.randn(N, D, generator=generator) + shift)
+    latent = torch.randn(n, 64, generator=generator)
+    mix = torch.randn(64, d, generator=torch.Generator().manual_seed(0)) / 8
+    return torch.relu(latent @ mix + 0.3 * torch.randn(n, d, generator=generator) + shift)
 
 
-def races() -> Iterator[Race]:
-    real, fake = features(1, 0.0), features(2, 0.1)
+def races(n: int = N, d: int = D) -> Iterator[Race]:
+    """Of n fakes and reals in d features: n of 1,000 or more, which torchmetrics' subsets have."""
+    real, fake = features(1, 0.0, n, d), features(2, 0.1, n, d)
     yield Race(
         "Fréchet distance", "scipy.linalg.sqrtm", lambda: distance_of(moments(real), fake), lambda: by_sqrtm(real, fake)
     )
@@ -54,8 +56,12 @@ def alone(_: object) -> None:
 
 
 def three(real: Tensor, fake: Tensor) -> tuple[float, ...]:
-    kernel_distance(fake, real)
-    return (distance_of(moments(real), fake), *prdc(real, fake, K))
+    """Kernel distance and balls from one sweep over the inner products."""
+    balls = Balls(real, fake, K)
+    sums = KernelSums(balls.pair)
+    sweep(balls.pair, [sums, balls])
+    sums.distance()
+    return (distance_of(moments(real), fake), *balls.scores(None))
 
 
 def peers(real: Tensor, fake: Tensor) -> tuple[float, ...]:
@@ -64,11 +70,11 @@ def peers(real: Tensor, fake: Tensor) -> tuple[float, ...]:
 
 
 def standard(real: Tensor, fake: Tensor) -> Scores:
-    """The functions of conf/metrics/standard.yaml on features without classes, nothing kept from earlier calls."""
+    """The scores of conf/metrics/standard.yaml, of features without classes, nothing kept from earlier calls."""
     with TemporaryDirectory() as folder:
-        reference = Reference(real, real, features(3, 0.0), "FD-random", cache_dir=folder)
+        reference = Reference(real, real, features(3, 0.0, *real.shape), "FD-random", cache_dir=folder)
         scores: Scores = {}
-        for function in (frechet, kernel, partial(neighbourhoods, k=K), memorisation):
+        for function in (frechet, partial(pairwise, k=K), memorisation):
             scores |= function(fake, reference)
     return scores
 
@@ -82,16 +88,18 @@ def by_sqrtm(real: Tensor, fake: Tensor) -> float:
 
 
 class Given(nn.Module):
-    """Features that are already there."""
+    """Features (n, d) that are already there."""
 
-    num_features = D
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.num_features = d
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 def subsets(real: Tensor, fake: Tensor) -> float:
-    kid = KernelInceptionDistance(feature=Given())
+    kid = KernelInceptionDistance(feature=Given(real.shape[1]))
     kid.update(real, real=True)
     kid.update(fake, real=False)
     return kid.compute()[0].item()

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from genzoo.metrics.arrays import as_features, blocks, mean_of
+from genzoo.metrics.arrays import as_features, blocks, mean_of, products
+from genzoo.metrics.intervals import Replicates
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -27,13 +28,17 @@ def frechet_distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> fl
         raise ValueError(f"frechet_distance takes means (d,) and covariances (d, d), got shapes {shapes}.")
     if not all(a.isfinite().all() for a in (mu1, cov1, mu2, cov2)):
         raise ValueError("frechet_distance got NaN or infinite statistics: look for non-finite features.")
-    root = root_of(cov1)
-    return _distance(mu1 - mu2, cov1.trace() + cov2.trace(), root.T @ cov2 @ root)
+    return _distance(mu1 - mu2, cov1.trace() + cov2.trace(), _product(root_of(cov1), cov2))
 
 
 def _distance(difference: Tensor, traces: Tensor, product: Tensor) -> float:
     """`product`: a symmetric matrix with the non-zero eigenvalues of cov1 cov2."""
     return (difference.square().sum() + traces - 2 * _sum_of_roots(product)).item()
+
+
+def _product(root: Tensor, cov: Tensor) -> Tensor:
+    """root^T cov root (r, r)."""
+    return products(root.T, products(root.T, cov))
 
 
 def _sum_of_roots(product: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ def moments(x: Tensor | ArrayLike) -> Moments:
     mean = mean_of(x)
     scatter = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for _, block in blocks(x, shift=mean):
-        scatter.addmm_(block.T, block)
+        scatter.add_(products(block.T, block.T))
     return Moments(len(x), mean, scatter / (len(x) - 1))
 
 
@@ -83,6 +88,15 @@ def merged(parts: Sequence[Moments]) -> Moments:
     for part in parts:
         scatter.add_(part.cov, alpha=part.n - 1).addr_(part.mean - mean, part.mean - mean, alpha=part.n)
     return Moments(n, mean, scatter / (n - 1))
+
+
+class Sums(NamedTuple):
+    """Of n rows y: that of y (d,), of |y|^2, and of (y root)^T y root (r, r)."""
+
+    n: int
+    total: Tensor
+    square: Tensor
+    scatter: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,21 +119,43 @@ class DistanceFrom:
         return self._by_gram(x) if len(x) <= x.shape[1] else self._by_moments(moments(x))
 
     def leave_out(self, x: Tensor | ArrayLike, n_blocks: int = 10) -> list[float]:
-        """The distances with each of `n_blocks` runs of consecutive rows of x left out, rows in random order.
+        """The distances with each of `n_blocks` runs of consecutive rows of x left out, rows in random order."""
+        return self.jackknife(x, n_blocks).left_out
 
-        They cost one eigenvalue problem each: moments, or Gram matrices, come from those of the blocks.
-        Raises ValueError for blocks of fewer than two samples.
+    def jackknife(self, x: Tensor | ArrayLike, n_blocks: int = 10) -> Replicates:
+        """The distance, and what it is with each of `n_blocks` runs of consecutive rows of x left out.
+
+        They cost one eigenvalue problem each: moments of the rows times root, or Gram matrices, come from those of the
+        blocks. Rows in random order. Raises ValueError for blocks of fewer than two samples.
         """
         x = as_features(x)
         if not 2 <= n_blocks <= len(x) // 2:
             raise ValueError(f"leave_out takes 2 to n / 2 = {len(x) // 2} blocks, got {n_blocks}: draw more samples.")
         if len(x) <= x.shape[1]:
-            return self._leave_out_by_gram(x, n_blocks)
-        parts = [moments(part) for part in x.tensor_split(n_blocks)]
-        return [self._by_moments(merged(parts[:i] + parts[i + 1 :])) for i in range(n_blocks)]
+            return Replicates(self._by_gram(x), self._leave_out_by_gram(x, n_blocks))
+        mean = mean_of(x)
+        parts = [self._sums(part, mean) for part in x.tensor_split(n_blocks)]
+        whole = Sums(*map(sum, zip(*parts, strict=True)))
+        rests = (Sums(*(a - b for a, b in zip(whole, part, strict=True))) for part in parts)
+        return Replicates(self._by_sums(whole, mean), [self._by_sums(rest, mean) for rest in rests])
+
+    def _sums(self, x: Tensor, mean: Tensor) -> Sums:
+        scatter = x.new_zeros(self.root.shape[1], self.root.shape[1], dtype=torch.float64)
+        total, square = torch.zeros_like(mean), 0.0
+        for _, block in blocks(x, shift=mean):
+            projected = products(block, self.root.T)
+            scatter.add_(products(projected.T, projected.T))
+            total, square = total + block.sum(0), square + block.square().sum()
+        return Sums(len(x), total, square, scatter)
+
+    def _by_sums(self, sums: Sums, mean: Tensor) -> float:
+        n, shift = sums.n, sums.total / sums.n
+        projected = shift @ self.root
+        product = torch.addr(sums.scatter, projected, projected, alpha=-n).div_(n - 1)
+        return self._from(mean + shift, (sums.square - n * shift.square().sum()) / (n - 1), product)
 
     def _by_moments(self, x: Moments) -> float:
-        return self._from(x.mean, x.cov.trace(), self.root.T @ x.cov @ self.root)
+        return self._from(x.mean, x.cov.trace(), _product(self.root, x.cov))
 
     def _by_gram(self, x: Tensor) -> float:
         mean = mean_of(x)

@@ -1,18 +1,15 @@
 """Precision, recall, density and coverage: whose samples lie within whose nearest-neighbour balls."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from genzoo.metrics.arrays import alike, blocks, mean_of
+from genzoo.metrics.arrays import Tile, alike, pair, sweep
 from genzoo.metrics.intervals import Replicates
-from genzoo.metrics.neighbours import COLUMNS, nearest, paired_distances, squared_distances
-
-EPS = torch.finfo(torch.float64).eps
+from genzoo.metrics.neighbours import SPARE, Search, least, nearest, paired_distances, search, slack
 
 
 class PRDC(NamedTuple):
@@ -35,9 +32,9 @@ def prdc(
     is outside whatever the rounding. Raises ValueError unless k is less than n and m, for radii or features that do
     not fit or are not finite.
     """
-    real, fake, real_radii = _checked(real, fake, k, real_radii)
-    around, covered, recalled = _contained(real, fake, real_radii, radii(fake, k)[None])
-    return _scores(around, covered, recalled[0], k)
+    balls = Balls(*alike(real, fake), k, real_radii)
+    sweep(balls.pair, [balls])
+    return balls.scores(None)
 
 
 def prdc_jackknife(
@@ -52,21 +49,11 @@ def prdc_jackknife(
     It takes the distances of `prdc` alone. Rows in random order. Raises ValueError as that does, and for blocks that
     leave k rows or fewer.
     """
-    real, fake, real_radii = _checked(real, fake, k, real_radii)
-    parts = torch.arange(len(fake), device=fake.device).tensor_split(n_blocks)
-    if n_blocks < 2 or len(fake) - len(parts[0]) <= k:
-        raise ValueError(f"{n_blocks} blocks of {len(fake)} samples: take 2 or more, that leave more than k = {k}.")
-    fake_radii = torch.stack(_radii_without(fake, parts, k))  # (1 + blocks, m)
-    found = [_contained(real, fake[part], real_radii, fake_radii[:, part]) for part in parts]
-    around, covered, recalled = zip(*found, strict=True)
-    recalled = torch.stack(recalled).any(0)  # (1 + blocks, n)
-
-    def scores(without: int | None) -> PRDC:
-        kept = [i for i in range(n_blocks) if i != without]
-        some = torch.stack([covered[i] for i in kept]).any(0)
-        return _scores(torch.cat([around[i] for i in kept]), some, recalled[0 if without is None else without + 1], k)
-
-    return Replicates(scores(None), [scores(i) for i in range(n_blocks)])
+    real, fake = alike(real, fake)
+    _check_blocks(len(fake), n_blocks, k)
+    balls = Balls(real, fake, k, real_radii, n_blocks)
+    sweep(balls.pair, [balls])
+    return balls.replicates()
 
 
 def radii(x: Tensor | ArrayLike, k: int) -> Tensor:
@@ -74,71 +61,122 @@ def radii(x: Tensor | ArrayLike, k: int) -> Tensor:
     return nearest(x, x, k, exclude_self=True).distances[:, -1]
 
 
-def _checked(
-    real: Tensor | ArrayLike, fake: Tensor | ArrayLike, k: int, real_radii: Tensor | ArrayLike | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    real, fake = alike(real, fake)
-    real_radii = radii(real, k) if real_radii is None else torch.as_tensor(real_radii).to(real.device, torch.float64)
+class Balls:
+    """Who lies in whose ball, real (n, d) and fake (m, d); a visitor of the tiles of `pair`.
+
+    n_blocks: of fakes, of which each will be left out in turn; 1 for none.
+    Raises ValueError as `prdc` and `prdc_jackknife` do.
+    """
+
+    def __init__(
+        self, real: Tensor, fake: Tensor, k: int, real_radii: Tensor | ArrayLike | None = None, n_blocks: int = 1
+    ) -> None:
+        self.real, self.fake, self.k, self.wants_reals = real, fake, k, real_radii is None
+        self.pair, self.given = pair(fake, real, n_blocks), None if self.wants_reals else _checked(real_radii, real)
+        m, n, sets = len(fake), len(real), n_blocks + (n_blocks > 1)
+        rows = torch.arange(m, device=fake.device)
+        self.block = torch.cat([torch.full_like(part, i) for i, part in enumerate(rows.tensor_split(n_blocks))])
+        wide = k if n_blocks == 1 else min(2 * k + SPARE, m - 1)
+        self.fakes = Search(self.pair.fake, self.pair.fake, max(k, wide), rows)
+        self.reals = Search(self.pair.real, self.pair.real, k, torch.arange(n, device=real.device))
+        self.around = torch.zeros(m, dtype=torch.long, device=real.device)  # real balls around each fake
+        self.covered = torch.zeros(n_blocks, n, dtype=torch.bool, device=real.device)  # by a fake of this block
+        self.recalled = torch.zeros(sets, n, dtype=torch.bool, device=real.device)  # by all balls, or without a block's
+
+    def see_fakes(self, tile: Tile) -> None:
+        self.fakes.see_half(tile)
+
+    def see_reals(self, tile: Tile) -> None:
+        if self.wants_reals:
+            self.reals.see_half(tile)
+
+    @cached_property
+    def real_radii(self) -> Tensor:
+        """(n,)"""
+        return self.reals.found(self.real, self.real).distances[:, -1] if self.given is None else self.given
+
+    @cached_property
+    def fake_radii(self) -> Tensor:
+        """(1, m), or (1 + blocks, m): of all, then with each block left out, where its own balls are empty."""
+        distances, indices = self.fakes.found(self.fake, self.fake)
+        whole = distances[:, self.k - 1]
+        blocks = range(len(self.recalled) - 1)
+        return torch.stack([whole, *(self._radii_without(block, distances, indices) for block in blocks)])
+
+    def _radii_without(self, block: int, distances: Tensor, indices: Tensor) -> Tensor:
+        left = self.block != block
+        radii = distances.masked_fill(~left[indices], torch.inf).kthvalue(self.k).values
+        few = (radii.isinf() & left).nonzero()[:, 0]  # too many of the neighbours that were found are in the block
+        if len(few):
+            own = left.cumsum(0)[few] - 1
+            rest = self.fake[left]
+            radii[few] = search(self.fake[few], rest, self.pair.fake.centred.dtype, self.k, own).distances[:, -1]
+        return radii.masked_fill(~left, 0.0)
+
+    def see_both(self, tile: Tile) -> None:
+        low = least(self.pair.fake, self.pair.real, tile)
+        high = slack(self.pair.fake, self.pair.real, tile).add_(low)
+        block = self.pair.part[tile.i]
+        in_real = self._in_real(low, high, tile)
+        self.around[tile.rows] += in_real.float().sum(1).long()
+        self.covered[block, tile.columns] |= in_real.any(0)
+        reach = self.fake_radii[:, tile.rows]  # (1 + blocks, a)
+        square = reach.square().to(low.dtype)
+        surely = high < square[0, :, None]
+        others = torch.arange(len(self.recalled)) != block + 1
+        self.recalled[others, tile.columns] |= surely.any(0)
+        i, j = (low <= square.amax(0)[:, None]).logical_and_(~surely).nonzero(as_tuple=True)
+        inside = self._inside(low[i, j], high[i, j], reach[:, i], tile, i, j)  # (1 + blocks, pairs)
+        which, place = inside.nonzero(as_tuple=True)
+        self.recalled[which, tile.columns.start + j[place]] = True
+
+    def _in_real(self, low: Tensor, high: Tensor, tile: Tile) -> Tensor:
+        """(a, b) is the fake in the real's ball."""
+        reach = self.real_radii[tile.columns]
+        square = reach.square().to(low.dtype)
+        inside = high < square
+        i, j = (low <= square).logical_and_(~inside).nonzero(as_tuple=True)
+        inside[i, j] = self._inside(low[i, j], high[i, j], reach[None, j], tile, i, j)[0]
+        return inside
+
+    def _inside(self, low: Tensor, high: Tensor, reach: Tensor, tile: Tile, i: Tensor, j: Tensor) -> Tensor:
+        """(r, pairs) is the distance less than the radius, for r radii of each pair; measured where bounds do not say.
+
+        low, high: (pairs,) bounds of squares; reach: (r, pairs); i, j: (pairs,) rows and columns in the tile.
+        """
+        square = reach.square().to(low.dtype)
+        inside = high < square
+        unsure = (low <= square).logical_and_(~inside)
+        some = unsure.any(0).nonzero()[:, 0]
+        if len(some):
+            distances = paired_distances(self.fake[tile.rows], self.real[tile.columns], i[some], j[some])
+            inside[:, some] |= unsure[:, some] & (distances < reach[:, some])
+        return inside
+
+    def scores(self, without: int | None) -> PRDC:
+        """Of all fakes, or with a block left out."""
+        covered = [flags for block, flags in enumerate(self.covered) if block != without]
+        around = self.around if without is None else self.around[self.block != without]
+        recalled = self.recalled[0 if without is None else without + 1]
+        return _scores(around, torch.stack(covered).any(0), recalled, self.k)
+
+    def replicates(self) -> Replicates:
+        """The scores, and those with each block left out."""
+        return Replicates(self.scores(None), [self.scores(block) for block in range(len(self.covered))])
+
+
+def _check_blocks(m: int, n_blocks: int, k: int) -> None:
+    if n_blocks < 2 or m - -(-m // n_blocks) <= k:
+        raise ValueError(f"{n_blocks} blocks of {m} samples: take 2 or more, that leave more than k = {k}.")
+
+
+def _checked(real_radii: Tensor | ArrayLike, real: Tensor) -> Tensor:
+    real_radii = torch.as_tensor(real_radii).to(real.device, torch.float64)
     if real_radii.shape != (len(real),):
         raise ValueError(f"real_radii are {tuple(real_radii.shape)} for {len(real)} rows: give radii(real, k).")
     if not real_radii.isfinite().all():
         raise ValueError("real_radii hold NaN or infinity: give radii(real, k).")
-    return real, fake, real_radii
-
-
-def _radii_without(x: Tensor, parts: Sequence[Tensor], k: int) -> list[Tensor]:
-    """`radii(x, k)`, then with each part (rows of x) left out; there the part's own balls are empty."""
-    own = torch.arange(len(x), device=x.device)[:, None]
-    lists = []
-    for part in parts:
-        distances, index = nearest(x, x[part], min(k + 1, len(part)))  # one more, since one may be the row itself
-        lists.append(distances.masked_fill(part[index] == own, torch.inf))
-    results = [_kth(lists, k)]
-    for i, part in enumerate(parts):
-        results.append(_kth(lists[:i] + lists[i + 1 :], k).index_fill(0, part, 0.0))
-    return results
-
-
-def _kth(lists: Sequence[Tensor], k: int) -> Tensor:
-    """(m,) the k-th smallest of each row over lists of distances (m, some)."""
-    return torch.cat(list(lists), 1).kthvalue(k).values
-
-
-def _contained(real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Real balls around each fake (m,); is a fake in this real ball (n,); is this real in some fake ball (r, n).
-
-    fake_radii: (r, m), of r alternative sets of balls around the same fakes.
-    """
-    around = torch.zeros(len(fake), dtype=torch.long, device=real.device)
-    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    recalled = torch.zeros(len(fake_radii), len(real), dtype=torch.bool, device=real.device)
-    shift = mean_of(real)
-    for rows, x in blocks(real, shift):
-        for columns, y in blocks(fake, shift, COLUMNS):
-            inside = partial(_inside, *_bounds(x, y), partial(paired_distances, real[rows], fake[columns]))
-            in_real = inside(real_radii[rows, None])
-            around[columns] += in_real.sum(0)
-            covered[rows] |= in_real.any(1)
-            for found, reach in zip(recalled, fake_radii[:, None, columns], strict=True):
-                found[rows] |= inside(reach).any(1)
-    return around, covered, recalled
-
-
-def _bounds(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """What the squared distances (a, b) are at least and at most, given how `squared_distances` rounds."""
-    squares = squared_distances(x, y)
-    eps = (x.shape[1] + 8) * EPS
-    slack = torch.add(eps * x.square().sum(1, keepdim=True), eps * y.square().sum(1))
-    return squares - slack, slack.add_(squares)
-
-
-def _inside(low: Tensor, high: Tensor, distances: Callable[[Tensor, Tensor], Tensor], reach: Tensor) -> Tensor:
-    """(a, b) is the distance less than the radius `reach`, (a, 1) or (1, b); measured where rounding could decide."""
-    inside = high < reach.square()
-    i, j = (low <= reach.square()).logical_and_(~inside).nonzero(as_tuple=True)
-    if len(i):
-        inside[i, j] = distances(i, j) < reach.expand_as(inside)[i, j]
-    return inside
+    return real_radii
 
 
 def _scores(around: Tensor, covered: Tensor, recalled: Tensor, k: int) -> PRDC:

@@ -12,12 +12,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from genzoo.metrics.arrays import alike, sweep
 from genzoo.metrics.classes import class_shares, entropy, inception_score
 from genzoo.metrics.frechet import infinity_fit
-from genzoo.metrics.intervals import errors, jackknife, replicates_error, share_interval, t_interval
-from genzoo.metrics.kernel import kernel_distance, kernel_jackknife
+from genzoo.metrics.intervals import Replicates, errors, jackknife, replicates_error, share_interval, t_interval
+from genzoo.metrics.kernel import KernelSums, kernel_distance, kernel_jackknife
 from genzoo.metrics.memorisation import ENOUGH, authenticity, copying
-from genzoo.metrics.prdc import prdc_jackknife
+from genzoo.metrics.prdc import Balls, prdc_jackknife
 from genzoo.metrics.ranks import gather
 from genzoo.metrics.reference import Reference
 
@@ -72,7 +73,7 @@ def frechet(fake: Tensor, reference: Reference, parts: int = 5, blocks: int = 10
     too low; else there is none. Both values waver alike, and have the interval of the former's block jackknife.
     """
     few = not blocks or len(fake) < 2 * blocks
-    value, left_out = reference.distance(fake), [] if few else reference.distance.leave_out(fake, blocks)
+    value, left_out = (reference.distance(fake), []) if few else reference.distance.jackknife(fake, blocks)
     scores = {reference.name: Score(value, around(value, left_out))}
     parts = min(parts, len(fake) // (2 * fake.shape[1]))
     if parts < 3:
@@ -86,11 +87,9 @@ def frechet(fake: Tensor, reference: Reference, parts: int = 5, blocks: int = 10
 
 def kernel(fake: Tensor, reference: Reference, degree: int = 3, blocks: int = 10) -> Scores:
     """The kernel distance over all samples; negative values stand as they are."""
-    name = f"K{reference.name[1:]}"
     if not blocks or len(fake) < 2 * blocks:
-        return {name: Score(kernel_distance(fake, reference.real, degree=degree))}
-    value, left_out = kernel_jackknife(fake, reference.real, blocks, degree=degree)
-    return {name: Score(value, around(value, left_out))}
+        return _kernel(reference, Replicates(kernel_distance(fake, reference.real, degree=degree), []))
+    return _kernel(reference, kernel_jackknife(fake, reference.real, blocks, degree=degree))
 
 
 def neighbourhoods(fake: Tensor, reference: Reference, k: int = 5, blocks: int = 10) -> Scores:
@@ -98,8 +97,31 @@ def neighbourhoods(fake: Tensor, reference: Reference, k: int = 5, blocks: int =
     n, m = len(reference.real), len(fake)
     if min(n, m) < 4 * k:
         return {}
-    value, left_out = prdc_jackknife(reference.real, fake, k, reference.real_radii(k), min(blocks, m))
-    error, dof = errors(left_out), len(left_out) - 1
+    return _shares(n, m, prdc_jackknife(reference.real, fake, k, reference.real_radii(k), min(blocks, m)))
+
+
+def pairwise(fake: Tensor, reference: Reference, degree: int = 3, k: int = 5, blocks: int = 10) -> Scores:
+    """`kernel` and `neighbourhoods`, the same scores from one computation of the inner products that both are made of.
+
+    Of fewer images than intervals or balls want, each by itself.
+    """
+    n, m = len(reference.real), len(fake)
+    if blocks < 2 or m < 2 * blocks or min(n, m) < 4 * k:
+        return kernel(fake, reference, degree, blocks) | neighbourhoods(fake, reference, k, blocks)
+    real, fake = alike(reference.real, fake)
+    balls = Balls(real, fake, k, n_blocks=blocks)
+    sums = KernelSums(balls.pair, degree)
+    sweep(balls.pair, [sums, balls])
+    return _kernel(reference, sums.replicates()) | _shares(n, m, balls.replicates())
+
+
+def _kernel(reference: Reference, found: Replicates) -> Scores:
+    return {f"K{reference.name[1:]}": Score(found.value, around(*found))}
+
+
+def _shares(n: int, m: int, found: Replicates) -> Scores:
+    """Of m fakes against n reals."""
+    value, error, dof = found.value, errors(found.left_out), len(found.left_out) - 1
     sizes = {"precision": m, "recall": min(n, m), "coverage": min(n, m)}
     shares = {
         name: share_interval(getattr(value, name), getattr(error, name), size, dof) for name, size in sizes.items()

@@ -78,9 +78,33 @@ def halves(channels: int) -> Tensor:
     return mask
 
 
+class AffineCoupling(Transform):
+    """(a, b) -> (scale(b) a + shift(b), b) for the halves of the channels, scales in (0.001, 1.001) (Dinh et al. 2017,
+    with Glow's sigmoid); equal to nflows' AffineCouplingTransform, which copies its channels by index."""
+
+    def __init__(self, channels: int, net: Callable[[int, int], nn.Module]) -> None:
+        super().__init__()
+        self.changed = channels // 2
+        self.transform_net = net(channels - self.changed, 2 * self.changed)
+
+    def read(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """a, b, shift and scale."""
+        a, b = inputs[:, : self.changed], inputs[:, self.changed :]
+        # networks without group norm are faster with channels last, on a CPU by up to a half
+        shift, scale = self.transform_net(b.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
+        return a, b, shift, torch.sigmoid(scale + 2) + 1e-3
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        a, b, shift, scale = self.read(inputs)
+        return torch.cat([torch.addcmul(shift, a, scale), b], dim=1), scale.log().flatten(1).sum(1)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        a, b, shift, scale = self.read(inputs)
+        return torch.cat([(a - shift) / scale, b], dim=1), -scale.log().flatten(1).sum(1)
+
+
 def affine(channels: int, net: Callable[[int, int], nn.Module]) -> Transform:
-    """An affine coupling with scales in (0.001, 1.001) (Dinh et al. 2017, with Glow's sigmoid)."""
-    return transforms.AffineCouplingTransform(halves(channels), net)
+    return AffineCoupling(channels, net)
 
 
 def spline(channels: int, net: Callable[[int, int], nn.Module], bins: int = 8, tail: float = 3.0) -> Transform:

@@ -130,13 +130,14 @@ class GAN(Generator):
                 loss = loss + self.penalty * gradient_penalty(self.judge, real, fake)
         return {"loss": loss, **terms}
 
-    def generator_loss(self, real: Tensor) -> Tensor:
-        return self.adversarial(self.judge(real), self.judge(self.generate(len(real))))[1]
+    def generator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return self.adversarial(self.judge(real), self.judge(fake))[1]
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Both players' losses; their sum is reported, never minimised."""
-        critic = self.critic_loss(x, self.generate(len(x)).detach())
-        generator = self.generator_loss(x)
+        fake = self.generate(len(x))
+        critic = self.critic_loss(x, fake.detach())
+        generator = self.generator_loss(x, fake)
         return {
             "loss": critic["loss"] + generator,
             "critic_loss": critic["critic_loss"],
@@ -146,12 +147,11 @@ class GAN(Generator):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, _ = batch
         critic_optimizer, generator_optimizer = self.optimizers()
-        with torch.no_grad():
-            fake = self.generate(len(x))
-        critic = self.critic_loss(x, fake)
+        fake = self.generate(len(x))  # one for both players, as Radford et al. 2016 have it
+        critic = self.critic_loss(x, fake.detach())
         self.descend(critic["loss"], critic_optimizer)
         self.critic.requires_grad_(False)
-        generator = self.generator_loss(x)
+        generator = self.generator_loss(x, fake)
         self.descend(generator, generator_optimizer)
         self.critic.requires_grad_(True)
         loss = (critic["loss"] + generator).detach()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genzoo.nets.conv import conv3x3, group_norm, resolutions, zero
+from genzoo.nets.conv import conv3x3, enlarged, group_norm, resolutions, zero
 
 
 def timestep_embedding(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -63,15 +63,16 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = next(h for h in range(max(channels // head_dim, 1), 0, -1) if channels % h == 0)
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero(nn.Conv2d(channels, channels, 1))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).view(n, 3, self.heads, c // self.heads, h * w)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (n, heads, h * w, head_dim)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(attended.transpose(-1, -2).reshape(n, c, h, w))
+        qkv = self.qkv(self.norm(x).flatten(2).transpose(1, 2))  # (n, h * w, 3 c)
+        # (n, heads, h * w, head_dim) with neighbours in memory along head_dim, or a CPU leaves its fused kernel unused
+        q, k, v = qkv.view(n, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        return x + self.out(attended).transpose(1, 2).reshape(n, c, h, w)
 
 
 class Block(nn.Module):
@@ -153,5 +154,5 @@ class UNet(nn.Module):
             if isinstance(layer, Block):
                 h = layer(torch.cat([h, skips.pop()], dim=1), time)
             else:
-                h = layer(F.interpolate(h, skips[-1].shape[-2:], mode="nearest"))
+                h = enlarged(layer, h, skips[-1].shape[-2:])
         return self.out(h)

@@ -150,6 +150,15 @@ def test_leave_out(n: int) -> None:
     assert distance_from(moments(real)).leave_out(fake, 7) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("n", [23, 150])
+def test_jackknife_holds_the_distance(n: int) -> None:
+    real, fake = samples(90, 30, seed=12), samples(n, 30, seed=13) + 50
+    found = distance_from(moments(real)).jackknife(fake, 7)
+    assert found.value == pytest.approx(by_nuclear_norm(real, fake), rel=1e-9)
+    expected = [by_nuclear_norm(real, np.delete(fake, block, 0)) for block in np.array_split(np.arange(n), 7)]
+    assert found.left_out == pytest.approx(expected, rel=1e-9)
+
+
 def test_infinity_fit_finds_a_line() -> None:
     fit = infinity_fit(lambda x: 3 + 70 / len(x), torch.zeros(60, 2))
     assert (fit.value, fit.slope, fit.r2) == pytest.approx((3, 70, 1), rel=1e-12)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
+from genzoo.metrics import arrays
 from genzoo.metrics.kernel import kernel_distance, kernel_jackknife
 
 
@@ -52,6 +53,23 @@ def test_naive_sum(degree: int, gamma: float | None, coef0: float) -> None:
     expected = naive(x.astype(np.float64), y, degree, gamma or 1 / 6, coef0)
     assert kernel_distance(x, y, degree, gamma, coef0) == pytest.approx(expected, rel=1e-10)
     assert kernel_distance(y, x, degree, gamma, coef0) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (3.0, 0.5), (300.0, 1.0)])
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+def test_float32_features(offset: float, spread: float, degree: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "TILE", 100)
+    x, y = torch.randn(260, 64) * spread + offset + 0.1, torch.randn(230, 64) * spread + offset
+    assert arrays.product_dtype(x, y) == torch.float32
+    expected = naive(x.double().numpy(), y.double().numpy(), degree, 1 / 64, 1.0)
+    assert kernel_distance(x, y, degree) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e25])
+def test_large_features_do_not_overflow(scale: float) -> None:
+    x, y = torch.randn(40, 8) * scale, torch.randn(30, 8) * 2 * scale
+    expected = naive(x.double().numpy(), y.double().numpy(), 3, 1 / 8, 1.0)
+    assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-9)
 
 
 def test_torchmetrics() -> None:

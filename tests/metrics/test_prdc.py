@@ -6,8 +6,7 @@ import torch
 from prdc import compute_prdc
 from scipy.spatial.distance import cdist
 
-from genzoo.metrics import neighbours
-from genzoo.metrics import prdc as module
+from genzoo.metrics import arrays
 from genzoo.metrics.prdc import PRDC, prdc, prdc_jackknife, radii
 
 
@@ -51,8 +50,7 @@ def test_package(change, n: int, m: int, d: int, k: int, seed: int) -> None:
 def test_narrow_tiles_and_ready_radii(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = torch.randn(50, 3), torch.randn(40, 3) + 0.5
     expected = prdc(real, fake, 4)
-    for room in (neighbours, module):
-        monkeypatch.setattr(room, "COLUMNS", 7)
+    monkeypatch.setattr(arrays, "TILE", 7)
     assert prdc(real, fake, 4, radii(real, 4)) == expected
     assert prdc(real, fake, 4, radii(real, 4).numpy() * 0) == PRDC(0, expected.recall, 0, 0)
 
@@ -81,6 +79,38 @@ def test_tight_clusters(spread: float) -> None:
     assert prdc(real, fake, 5) == pytest.approx(by_differences(real, fake, 5), rel=1e-14)
 
 
+def features(n: int, shift: float, offset: float, seed: int) -> torch.Tensor:
+    """(n, 200) float32 about a large mean."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)) @ np.random.default_rng(9).normal(size=(6, 200)) + 0.2 * rng.normal(size=(n, 200))
+    return torch.tensor(x + shift + offset, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("near", [0.0, 1e-4])  # copies, and pairs whose distances float32 products cannot tell apart
+def test_float32_products_decide_as_float64(offset: float, near: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "TILE", 128)
+    real, fake = features(400, 0.0, offset, 5), features(330, 0.1, offset, 6)
+    fake[:60] = real[:60] + near * torch.randn(60, 200)
+    real[100:160] = real[:60] + near * torch.randn(60, 200)
+    fake[200:206] = fake[200]
+    assert arrays.product_dtype(real, fake) == torch.float32
+    expected = by_differences(real.double().numpy(), fake.double().numpy(), 5)
+    assert prdc(real, fake, 5) == pytest.approx(expected, rel=1e-14)
+    assert radii(fake, 5).tolist() == radii(fake.double(), 5).tolist()
+    found, expected = (prdc_jackknife(x, y, 5, n_blocks=4) for x, y in ((real, fake), (real.double(), fake.double())))
+    assert found == expected
+
+
+def test_fakes_in_many_balls() -> None:
+    # Fakes near the mean of the reals lie within many balls at once.
+    real = features(400, 0.0, 0.0, 5)
+    fake = 0.05 * features(300, 0.0, 0.0, 7)
+    expected = by_differences(real.double().numpy(), fake.double().numpy(), 5)
+    assert expected.density > 2
+    assert prdc(real, fake, 5) == pytest.approx(expected, rel=1e-14)
+
+
 def test_the_other_way_round() -> None:
     real, fake = torch.randn(90, 4), torch.randn(70, 4) * 1.4
     assert prdc(real, fake, 3).recall == prdc(fake, real, 3).precision
@@ -106,6 +136,17 @@ def test_jackknife_leaves_blocks_out(change, n_blocks: int) -> None:
     value, left_out = prdc_jackknife(real, fake, 4, n_blocks=n_blocks)
     assert value == prdc(real, fake, 4)
     assert left_out == [prdc(real, some, 4) for some in rest]
+
+
+def test_a_block_with_all_neighbours_is_left_out() -> None:
+    # Two rows of the second block lie among the first, whose absence leaves them only neighbours far away.
+    rng = np.random.default_rng(8)
+    real = 4 * rng.normal(size=(60, 2)) + 3
+    fake = rng.normal(size=(80, 2))
+    fake[42:] += 9
+    _, left_out = prdc_jackknife(real, fake, 4, n_blocks=2)
+    assert left_out == [prdc(real, fake[40:], 4), prdc(real, fake[:40], 4)]
+    assert left_out[0].recall < 1
 
 
 def test_refuses() -> None:

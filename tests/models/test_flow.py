@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+from nflows.transforms import AffineCouplingTransform
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
 from genzoo.generator import to_uint8
-from genzoo.models.flow import ActNorm, Flow, Rotation, affine, even, spline, squeezes
+from genzoo.models.flow import ActNorm, Flow, Rotation, affine, even, halves, spline, squeezes
 from genzoo.nets import conv, mlp
 
 
@@ -64,6 +65,15 @@ def test_layer_log_det_and_inverse(name: str) -> None:
     back, inverse_log_det = layer.inverse(z)
     assert (back - x).abs().max() < 1e-8
     assert (inverse_log_det + log_det).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("channels", [4, 5])
+def test_affine_is_nflows(channels: int) -> None:
+    ours = off_start(affine(channels, COUPLING_NET), 0.3)
+    theirs = AffineCouplingTransform(halves(channels), lambda *_: ours.transform_net)
+    x = torch.randn(3, channels, 2, 3, dtype=torch.float64)
+    for found, wanted in zip((*ours(x), *ours.inverse(x)), (*theirs(x), *theirs.inverse(x))):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("coupling", [affine, spline])

@@ -156,10 +156,10 @@ def test_steps_go_downhill() -> None:
     fit(model, list(batches))
     for i, x in enumerate(batches):
         torch.manual_seed(i)
-        fake = by_hand.generate(4).detach()
-        critic, _ = non_saturating(by_hand.critic(x), by_hand.critic(fake))
+        fake = by_hand.generate(4)
+        critic, _ = non_saturating(by_hand.critic(x), by_hand.critic(fake.detach()))
         sgd(by_hand.critic, critic)
-        _, generator = non_saturating(by_hand.critic(x), by_hand.critic(by_hand.generate(4)))
+        _, generator = non_saturating(by_hand.critic(x), by_hand.critic(fake))
         sgd(by_hand.generator, generator)
     for a, b in zip(model.parameters(), by_hand.parameters()):
         torch.testing.assert_close(a, b)

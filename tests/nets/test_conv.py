@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from genzoo.nets import conv, mlp
-from genzoo.nets.conv import ResBlock, Resize, group_norm, level_channels, resolutions, zero
+from genzoo.nets.conv import Enlarge, ResBlock, group_norm, level_channels, resolutions, zero
 
 sides = st.integers(1, 40)
 few = settings(max_examples=15, deadline=None)
@@ -78,10 +78,18 @@ def test_residual_block_is_its_skip_without_its_branch() -> None:
     torch.testing.assert_close(wider(x), nn.functional.conv2d(x, wider.skip.weight, wider.skip.bias))
 
 
-def test_resize_repeats_pixels() -> None:
-    x = torch.arange(4.0).view(1, 1, 2, 2)
-    assert Resize((4, 4))(x)[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    assert Resize((3, 5))(x).shape == (1, 1, 3, 5)
+@pytest.mark.parametrize("size", [(6, 10), (5, 10), (5, 9)])
+def test_enlarge_is_a_convolution_of_repeated_pixels(size: tuple[int, int]) -> None:
+    layer = Enlarge(3, 4, size)
+    x = torch.randn(2, 3, 3, 5, requires_grad=True)
+    large = nn.functional.interpolate(x, size, mode="nearest")
+    plain = nn.functional.conv2d(large, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), plain, atol=1e-6, rtol=1e-5)
+    for got, wanted in zip(
+        torch.autograd.grad(layer(x).square().sum(), (x, layer.weight)),
+        torch.autograd.grad(plain.square().sum(), (x, layer.weight)),
+    ):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("norm", [conv.identity, group_norm])

@@ -24,9 +24,9 @@ def test_attention_is_torchs(channels: int, heads: int) -> None:
     nn.init.normal_(ours.out.bias)
     theirs = nn.MultiheadAttention(channels, heads, batch_first=True)
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv.weight[:, :, 0, 0])
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
         theirs.in_proj_bias.copy_(ours.qkv.bias)
-        theirs.out_proj.weight.copy_(ours.out.weight[:, :, 0, 0])
+        theirs.out_proj.weight.copy_(ours.out.weight)
         theirs.out_proj.bias.copy_(ours.out.bias)
     x = torch.randn(2, channels, 3, 5)
     tokens = ours.norm(x).flatten(2).mT  # (n, h * w, C)

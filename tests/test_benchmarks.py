@@ -1,0 +1,61 @@
+"""Every race builds, does the same work on both sides, and finds a finite number on each."""
+
+import math
+from importlib import import_module
+
+import pytest
+import torch
+
+from experiments.benchmarks.__main__ import HEAD
+from experiments.benchmarks.race import Absent, Cost, Race, Result, in_words, row
+
+TINY = {
+    "unets": {"width": 32, "side": 8, "batch": 2},
+    "sampling": {"width": 16, "side": 8, "n": 2, "steps": 3},
+    "flows": {"width": 24, "side": 8, "batch": 4, "steps": 2},
+    "players": {"width": 8, "side": 8, "batch": 4, "steps": 2},
+}
+
+
+def races_of(subject: str) -> list[Race | Absent]:
+    torch.manual_seed(0)
+    return list(import_module(f"experiments.benchmarks.{subject}").races(**TINY[subject]))
+
+
+@pytest.mark.parametrize("subject", TINY)
+def test_both_sides_find_a_finite_number_with_equal_networks(subject: str) -> None:
+    found = [race for race in races_of(subject) if isinstance(race, Race)]
+    if not found:
+        pytest.skip("none of its peers is installed")
+    for race in found:
+        ours, theirs = race.ours(), race.theirs()
+        assert math.isfinite(ours) and math.isfinite(theirs), (race.work, race.peer)
+        parameters, others = (cost.parameters for cost in race.costs)
+        assert 0.95 < parameters / others < 1.05, (race.peer, parameters, others)
+        if race.comparable:
+            assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_sampling_beside_the_scheduler_is_the_same_work() -> None:
+    """With one network: the samples agree, and so do the multiply-adds."""
+    pytest.importorskip("diffusers")
+    race = races_of("sampling")[0]
+    assert race.comparable and race.costs[0] == race.costs[1]
+    assert race.ours() == pytest.approx(race.theirs(), rel=1e-4)
+
+
+def test_a_peer_that_is_not_there_gets_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.benchmarks.unets.PEERS", {"theirs": ("no_such_package", None)})
+    (race,) = races_of("unets")
+    assert "not raced: No module named 'no_such_package'" in row(race, 1)
+    assert row(race, 1).count("|") == HEAD.splitlines()[0].count("|")
+
+
+def test_the_ratio_is_per_multiply_add_where_these_differ() -> None:
+    def cells(ours: float) -> str:
+        costs = Cost(10, ours), Cost(10, 1e9)
+        return in_words(Race("work", "peer", int, int, costs), Result([1.0], [3.0], math.nan))
+
+    assert "**3.00**" in cells(0.96e9) and "per multiply-add" not in cells(0.96e9)
+    assert "**1.50**" in cells(0.5e9) and "per multiply-add" in cells(0.5e9)
+    assert cells(1e9).count("|") == HEAD.splitlines()[0].count("|")
