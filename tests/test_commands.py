@@ -176,6 +176,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, says, tmp_path, ca
     assert len(printed.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_without_a_login_and_asks_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
@@ -221,6 +222,7 @@ def test_impossible_sizes_are_refused_before_anything_is_written(override, setti
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_143_and_leaves_a_checkpoint(tmp_path):
     call = ["genzoo.run", "model=vae", "width=8", "budget.images=400000", "budget.checks=200", "trainer=cpu"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -19,8 +19,8 @@ from genzoo.data.pixels import to_pixels
 from genzoo.diffusion import grids, schedules
 from genzoo.nets import conv, dcgan, mlp, unet
 
-few = settings(derandomize=True, max_examples=20, deadline=None)
-some = settings(derandomize=True, max_examples=50, deadline=None)
+few = settings(derandomize=True, max_examples=12, deadline=None)
+some = settings(derandomize=True, max_examples=25, deadline=None)
 
 sides = st.integers(1, 40)
 shapes = st.tuples(st.integers(1, 4), sides, sides)  # (C, H, W)

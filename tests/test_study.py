@@ -150,15 +150,15 @@ def test_a_study_without_a_grid_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_studies_compose(name: str, settings) -> None:
-    """Every cell makes a configuration of its own, all with the study's budget."""
+    """Cells make configurations of their own, all with the study's budget."""
     asked = study.asked(["-m", f"+study={name}"])
-    found = []
-    for cell in asked.cells():
+    found, cells = [], asked.cells()
+    for cell in cells[:: max(1, len(cells) // 4)]:
         composed = settings(*cell["overrides"], f"+{name}=study", f"hydra.searchpath=[file://{ROOT / 'experiments'}]")
         found.append(composed)
         assert composed["budget"] | asked.settings["budget"] == composed["budget"]
     assert len({json.dumps([f["seed"], f["model"], f["data"], f["nets"]], sort_keys=True) for f in found}) == len(found)
-    assert len({folder_name(cell["folder"]) for cell in asked.cells()}) == len(found)
+    assert len({folder_name(cell["folder"]) for cell in cells}) == len(cells)
     assert asked.settings["question"].endswith("?")
     assert yaml.safe_load((ROOT / "experiments" / name / "study.yaml").read_text())["grid"]
 
