@@ -36,6 +36,17 @@ def test_both_sides_find_a_finite_number_with_equal_networks(subject: str) -> No
             assert ours == pytest.approx(theirs, rel=1e-3)
 
 
+def test_the_races_of_a_gpu_run_on_a_cpu_too() -> None:
+    """At sizes that say nothing: both sides find finite numbers, and sampling the same ones."""
+    pytest.importorskip("diffusers")
+    gpu = import_module("experiments.benchmarks.gpu")
+    rate, example, sampling = gpu.races(width=32, side=8, batches=(2,), steps=1, n=2, calls=2, device="cpu")
+    assert math.isfinite(rate.ours()) and math.isfinite(rate.theirs()) and math.isfinite(example.theirs())
+    assert sampling.ours() == sampling.theirs()
+    (absent,) = gpu.races()
+    assert torch.cuda.is_available() or "no CUDA device" in absent.why
+
+
 def test_sampling_beside_the_scheduler_is_the_same_work() -> None:
     """With one network: the samples agree, and so do the multiply-adds."""
     pytest.importorskip("diffusers")

@@ -48,7 +48,8 @@ def ours(size: int, steps: int = STEPS) -> Seconds:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         given = settings(folder, size, steps)
         torch.manual_seed(0)
-        trainer, model = run.make_trainer(given, Path(folder)), runs.build(given)
+        model = runs.build(given)
+        trainer = run.make_trainer(given, Path(folder), model)
         trainer.fit(model, instantiate(given["data"], _convert_="all"))
         return Seconds(run.find(trainer, Budget).seconds)
 

@@ -34,10 +34,11 @@ def ours_of(width: int, side: int, *overrides: str) -> Generator:
 
 def noise_loss(predict: Predict) -> Callable[[Tensor], Tensor]:
     """Equation 14 of Ho et al. 2020, as the peers' examples write it."""
-    alpha_bar = (1 / (1 + linear().square())).float()
+    table = (1 / (1 + linear().square())).float()
 
     def loss_of(x: Tensor) -> Tensor:
-        t = torch.randint(len(alpha_bar), (len(x),))
+        alpha_bar = table.to(x.device)
+        t = torch.randint(len(alpha_bar), (len(x),), device=x.device)
         noise, kept = torch.randn_like(x), alpha_bar[t].view(-1, 1, 1, 1)
         return F.mse_loss(predict(kept.sqrt() * x + (1 - kept).sqrt() * noise, t), noise)
 

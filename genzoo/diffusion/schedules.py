@@ -77,3 +77,13 @@ def time_of(sigmas: Tensor, sigma: Tensor) -> Tensor:
     log_sigma = sigma.log().clamp(table[0], table[-1])
     below = (torch.bucketize(log_sigma, table, right=True) - 1).clamp(max=len(table) - 2)
     return below + (log_sigma - table[below]) / (table[below + 1] - table[below])
+
+
+def for_each(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """A noise level, () or (n, 1, 1, 1), as (n, 1, 1, 1) where x (n, ...) is.
+
+    One on the host is written on a GPU by a kernel: a copy would wait, and cannot be part of a CUDA graph.
+    """
+    if isinstance(sigma, Tensor) and sigma.device == x.device:
+        return sigma.to(x.dtype).expand(len(x), 1, 1, 1)
+    return torch.full((len(x), 1, 1, 1), float(sigma), dtype=x.dtype, device=x.device)

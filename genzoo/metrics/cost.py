@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -69,7 +69,18 @@ class Counter(TorchDispatchMode):
     torch's own FlopCounterMode also follows modules by hooks, which do not survive a gradient of a gradient.
     """
 
-    flops: float = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0.0
+        self.stances: list[Any] = []  # it enters itself again to take an operation apart
+
+    def __enter__(self) -> Self:
+        self.stances.append(torch.compiler.set_stance("force_eager"))  # the mode sees nothing of compiled networks
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.stances.pop().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from genzoo.generator import to_uint8
 from genzoo.metrics.memory import halving
@@ -67,6 +67,20 @@ def per_image(seed: int, first: int, n: int) -> Iterator[None]:
         torch.manual_seed(seed)
         with PerImage([stream.get_state() for stream in streams]):
             yield
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Leave `per_image` for a while: under it a network would not run compiled. Only for what draws nothing."""
+    mode = _get_current_dispatch_mode()
+    if not isinstance(mode, PerImage):
+        yield
+        return
+    mode.__exit__(None, None, None)
+    try:
+        yield
+    finally:
+        mode.__enter__()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.targets import Coefficients
 from genzoo.generator import Batch, Generator, OptimizerFactory, refuse_classes
 
@@ -114,7 +115,7 @@ class Consistency(Generator):
 
     def denoise(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
         """f: the end of the path through x = x0 + sigma * noise, unclipped; sigma () or (n, 1, 1, 1)."""
-        sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(len(x), 1, 1, 1)
+        sigma = for_each(sigma, x)
         c_skip, c_out, c_in = boundary(sigma, self.sigmas[0], self.sigma_data)
         t = self.time_scale * torch.log(sigma / self.sigmas[0])
         return c_skip * x + c_out * self.net(c_in * x, t.flatten())
@@ -123,8 +124,8 @@ class Consistency(Generator):
 
     @property
     def sigma_grid(self) -> Tensor:
-        """(steps + 1,) falling noise levels that the sampler visits."""
-        return self.grid(self.sigmas, self.steps)
+        """(steps + 1,) falling noise levels that the sampler visits, on the host."""
+        return self.grid(self.sigmas.cpu(), self.steps)
 
     @property
     def sampling(self) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from genzoo.diffusion.schedules import for_each
 from genzoo.generator import Generator, OptimizerFactory, refuse_classes
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -104,7 +105,7 @@ class MeanFlow(Generator):
 
         For sigma_next = 0 that is the end of the path, for sigma_next = sigma x0_hat. Both () or (n, 1, 1, 1).
         """
-        t, r = (torch.as_tensor(s / (1 + s)).to(x).expand(len(x), 1, 1, 1) for s in (sigma, sigma_next))
+        t, r = (for_each(s / (1 + s), x) for s in (sigma, sigma_next))
         z = (1 - t) * x
         return z - t * self.average_velocity(z, r.flatten(), t.flatten())
 
@@ -129,8 +130,8 @@ class MeanFlow(Generator):
 
     @property
     def sigma_grid(self) -> Tensor:
-        """(steps + 1,) falling noise levels that the sampler visits."""
-        return self.grid(self.sigmas, self.steps)
+        """(steps + 1,) falling noise levels that the sampler visits, on the host."""
+        return self.grid(self.sigmas.cpu(), self.steps)
 
     @property
     def sampling(self) -> str:

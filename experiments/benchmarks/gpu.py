@@ -1,0 +1,142 @@
+"""On a CUDA device: the DDPM of CIFAR-10 as a run trains and samples it, beside the card's own rate and diffusers."""
+
+from collections.abc import Callable, Iterator
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmarks import sides
+from experiments.benchmarks.race import Absent, Cost, Race
+from experiments.benchmarks.unets import noise_loss
+from genzoo.generator import Generator
+from genzoo.gpu import tune
+from genzoo.metrics.cost import multiply_adds, synchronise
+
+NET = ("+model.net.multipliers=[1,2,2,2]", "+model.net.attention=[16]", "model.net.dropout=0.1", "blocks=2")
+RATE = "its multiply-adds as bf16 products of matrices: the ratio is the utilisation"
+EXAMPLE = "diffusers' training example: UNet2DModel, bf16, AdamW, not compiled"
+
+
+def races(
+    width: int = 128,
+    side: int = 32,
+    batches: tuple[int, ...] = (128, 256, 512),
+    steps: int = 50,
+    n: int = 1000,
+    calls: int = 10,
+    device: str = "cuda",
+) -> Iterator[Race | Absent]:
+    """width 128 is Ho et al.'s network of 35.7 M parameters; each timed side takes `steps` steps after a warm-up."""
+    if device == "cuda" and not torch.cuda.is_available():
+        yield Absent("DDPM of CIFAR-10 on a GPU", RATE, "not raced: no CUDA device")
+        return
+    where = torch.device(device)
+    for batch in batches:
+        x = torch.rand(batch, 3, side, side, device=where) * 2 - 1
+        ours = ours_of(width, side, calls).to(where)
+        cost = Cost(sides.parameters(ours), steps * multiply_adds(lambda m=ours, x=x: m.loss(x)["loss"].backward()))
+        if where.type == "cuda":
+            tune(ours)
+        work = f"{steps} training steps, {batch} x 3x{side}x{side}"
+        mine = warm(autocast(sides.training(ours, list(repeat(x, steps))), where), where)
+        yield Race(work, RATE, mine, products(cost.multiply_adds, where), (cost, cost), comparable=False)
+        if missing := sides.absent(work, EXAMPLE, "diffusers"):
+            yield missing
+        else:
+            yield Race(work, EXAMPLE, mine, warm(example(width, side, x, steps), where), comparable=False)
+        del ours, mine
+    yield from sampled(ours_of(width, side, calls).to(where).eval(), n, where)
+
+
+def ours_of(width: int, side: int, calls: int) -> Generator:
+    shape, sampler = f"data.image_shape=[3,{side},{side}]", ("sampler=dpmpp_2m", f"steps={calls}")
+    model = sides.model_of("model=ddpm", shape, f"width={width}", *NET, *sampler)
+    nn.init.normal_(model.net.out[-1].weight, std=0.02)  # it starts at zero, and would predict nothing
+    return model
+
+
+def sampled(model: Generator, n: int, where: torch.device) -> Iterator[Race]:
+    """The compiled network, replayed as a CUDA graph, beside the same network as it is."""
+    plain = model.net.forward
+    if where.type == "cuda":
+        tune(model)
+    fast = model.net.forward
+
+    def by(forward: Callable[..., Tensor]) -> sides.Work:
+        def work() -> float:
+            model.net.forward = forward
+            return drawn(model, n)
+
+        return warm(work, where)
+
+    yield Race(f"sampling {n:,} images, {model.steps} calls", "the same, not compiled", by(fast), by(plain))
+
+
+def drawn(model: Generator, n: int) -> float:
+    torch.manual_seed(0)
+    return model.sample(n).std().item()
+
+
+def autocast(work: sides.Work, where: torch.device) -> sides.Work:
+    def under() -> float:
+        with torch.autocast(where.type, torch.bfloat16):
+            return work()
+
+    return under
+
+
+def warm(work: sides.Work, where: torch.device) -> sides.Work:
+    """The work, done once before it is timed, from an idle device to an idle device."""
+    work()
+
+    def timed() -> float:
+        synchronise(where)
+        found = work()
+        synchronise(where)
+        return found
+
+    return timed
+
+
+def products(multiply_adds: float, where: torch.device, size: int = 8192) -> sides.Work:
+    """As many multiply-adds in bf16 products of square matrices."""
+    size = size if where.type == "cuda" else 64
+    a, b = torch.randn(2, size, size, device=where).bfloat16()
+    times = max(1, round(multiply_adds / size**3))
+
+    def work() -> float:
+        for _ in range(times):
+            c = a @ b
+        return c[0, 0].item()
+
+    return warm(work, where)
+
+
+def example(width: int, side: int, x: Tensor, steps: int) -> sides.Work:
+    """The loop of diffusers' unconditional example with mixed_precision=bf16 on google/ddpm-cifar10-32's network."""
+    from diffusers import UNet2DModel
+
+    attends = [side >> i == 16 for i in range(4)]
+    net = UNet2DModel(
+        sample_size=side,
+        layers_per_block=2,
+        block_out_channels=(width, *[2 * width] * 3),
+        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
+        dropout=0.1,
+    ).to(x.device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=1e-6)
+    loss_of = noise_loss(lambda x, t: net(x, t).sample)
+
+    def work() -> float:
+        for _ in range(steps):
+            with torch.autocast(x.device.type, torch.bfloat16):
+                loss = loss_of(x)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    return work
