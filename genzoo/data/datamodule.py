@@ -76,7 +76,8 @@ class DataModule(LightningDataModule):
         self.source, self.options = source, options
         self.name, self.image_shape = name, tuple(image_shape)
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
-        self._trained: Images | None = None
+        self._trained: Images | None = None  # the training images, or what they were encoded to, on the device
+        self._encoded: Images | None = None
         try:
             inspect.signature(source).bind(**options)
         except TypeError as error:
@@ -93,6 +94,9 @@ class DataModule(LightningDataModule):
                 f"data {self.name}: images are {shape} (C, H, W), not {self.image_shape}; "
                 f"set data.image_shape=[{','.join(map(str, shape))}]."
             )
+        said = (splits.train if isinstance(splits.train, Images) else splits.val).y
+        if self.flip and said is not None and said.dim() > 1:
+            raise ValueError(f"data {self.name}: mirrored images would lie about left and right: set data.flip=false")
         return splits
 
     def prepare_data(self) -> None:
@@ -110,11 +114,11 @@ class DataModule(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 without labels."""
-        if self.class_names:
-            return len(self.class_names)
+        """Number of classes; 0 without labels, or where y is no class but a layout, a caption or a map."""
         y = self.split("train").y
-        return 0 if y is None else int(y.max()) + 1
+        if y is None or y.dim() != 1:
+            return 0
+        return len(self.class_names or ()) or int(y.max()) + 1
 
     def split(self, name: str) -> Images:
         """The raw images of "train", "val" or "test"; of a streamed training split, its head."""
@@ -150,13 +154,28 @@ class DataModule(LightningDataModule):
 
     def epoch(self, number: int = 0, skip: int = 0) -> Iterator[Batch]:
         """The shuffled batches of one epoch from `skip` on; a last one that is not full is dropped."""
-        images, (rank, world, device) = self.splits.train, self._place()
-        flips = partial(epoch_flips, seed=self.seed, rank=rank) if self.flip else None
+        images, (rank, world, device) = self._encoded or self.splits.train, self._place()
+        flips = partial(epoch_flips, seed=self.seed, rank=rank) if self.flip and self._encoded is None else None
         if not isinstance(images, Images):
             return images.epoch(self.batch_size, self.seed, number, skip, flips, rank, world)
         order = epoch_batches(len(images.x), self.batch_size, self.seed, number, rank, world)
         masks = flips(map(len, order), epoch=number) if flips else None
         return batches_of_epoch(self._near(device), order, masks, skip)
+
+    @torch.no_grad()
+    def encode_training(self, encode: Callable[[Tensor], Tensor]) -> bool:
+        """Let training batches hold encode(x) of every image, and of its mirror where they are mirrored, computed once.
+
+        encode: (n, C, H, W) in [-1, 1] on the training's device -> (n, ...). False, and nothing done, for a stream.
+        """
+        images, device = self.splits.train, self._place()[2]
+        if not isinstance(images, Images):
+            return False
+        sides = (lambda x: x, lambda x: x.flip(-1)) if self.flip else (lambda x: x,)
+        parts = [encode(to_float(side(x.to(device)))).cpu() for side in sides for x in images.x.split(256)]
+        y = None if images.y is None else torch.cat([images.y] * len(sides))
+        self._encoded, self._trained = Images(torch.cat(parts), y), None
+        return True
 
     def train_dataloader(self) -> Epochs:
         """Batches without an end, reshuffled every epoch."""
@@ -174,7 +193,7 @@ class DataModule(LightningDataModule):
         return self._evaluation(self.splits.test)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """(x, y) with x (n, C, H, W) float32 in [-1, 1], y (n,) int64 class ids or None."""
+        """(x, y) with x (n, C, H, W) float32 in [-1, 1], y as the source gave it, a row an image, or None."""
         x, y = batch
         return to_float(x), y
 
@@ -185,7 +204,7 @@ class DataModule(LightningDataModule):
     def _near(self, device: torch.device) -> Images:
         """The training images, brought to the device once."""
         if self._trained is None:
-            self._trained = near(self.splits.train, device)
+            self._trained = near(self._encoded or self.splits.train, device)
         return self._trained
 
     def _place(self) -> tuple[int, int, torch.device]:

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 class Images(NamedTuple):
-    """x: uint8 (N, C, H, W), or float32 in [-1, 1] for toy points; y: int64 (N,) class ids, or None."""
+    """x: uint8 (N, C, H, W), or float32 in [-1, 1] for toy points; y: what is said of each, a row an image, or None.
+
+    Class ids are int64 (N,); boxes, captions and maps have more dimensions (genzoo.nets.conditions).
+    """
 
     x: Tensor
     y: Tensor | None = None
