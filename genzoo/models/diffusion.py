@@ -21,21 +21,22 @@ from genzoo.diffusion.likelihood import (
     variational_bound,
 )
 from genzoo.diffusion.samplers import heun
-from genzoo.diffusion.schedules import time_of
+from genzoo.diffusion.schedules import for_each, time_of
 from genzoo.generator import Batch, Generator, Likelihood, OptimizerFactory, dequantise, refuse_classes
+from genzoo.nets.conditions import Classes, Condition, dropped, examples, remembered
 
 
 class Diffusion(Generator):
     """x = x0 + sigma * noise, and a network F that makes D(x; sigma) = c_skip x + c_out F(c_in x, t) predict x0.
 
     DDPM, EDM and flow matching differ in what they pass here:
-    net: (c_in x, t, y) -> F, t (n,) the place of sigma in `sigmas`; y (n,) class ids, None for no class.
+    net: (c_in x, t, y) -> F, t (n,) the place of sigma in `sigmas`; y of `net.condition`, None for its null.
     sigmas: (T,) rising noise levels, of genzoo.diffusion.schedules.
     target: what F predicts, of genzoo.diffusion.targets. weight: of its squared error, of .weights.
     levels: which noise levels are trained, of .levels. pair: (x, noise) -> noise, of .pairing; None for chance.
     grid: (sigmas, steps) -> the falling noise levels that `sampler` visits, of .grids and .samplers.
     limit: of x0_hat while sampling, of .guidance; None for none.
-    classes: number of them, 0 to ignore; `dropout` of the labels trains the net without class too.
+    dropout: share of the conditions that are replaced by the null, so that the net is trained without them too.
     guidance: (predict, y, guide) -> denoise, of .guidance.
     name: the family's name in tables.
     bound_terms: steps of the T - 1 from which `log_prob` estimates the variational bound.
@@ -44,6 +45,7 @@ class Diffusion(Generator):
     """
 
     likelihood = "lower bound"
+    compiled = ("net",)
     nfe = math.nan  # network calls per image, counted at each draw
 
     def __init__(
@@ -60,7 +62,6 @@ class Diffusion(Generator):
         levels: Callable[[Tensor, int], Tensor] = levels.uniform,
         pair: Callable[[Tensor, Tensor], Tensor] | None = None,
         limit: Callable[[Tensor], Tensor] | None = clip,
-        classes: int = 0,
         dropout: float = 0.1,
         guidance: Callable[..., Denoise] = classifier_free,
         name: str = "diffusion",
@@ -72,13 +73,13 @@ class Diffusion(Generator):
         super().__init__(image_shape, optimizer, clip)
         self.net, self.target, self.weight, self.levels, self.pair = net, target, weight, levels, pair
         self.sampler, self.grid, self.steps, self.limit = sampler, grid, steps, limit
-        self.classes, self.dropout, self.guidance, self.name = classes, dropout, guidance, name
+        self.dropout, self.guidance, self.name = dropout, guidance, name
         self.guides: list[Diffusion] = []  # a list, so that another model's weights do not become this one's
         self.bound_terms = min(bound_terms, len(sigmas) - 1)
         self.tolerance, self.inversion = tolerance, inversion
         self.evaluated = 0  # images that the net has seen in sampling
         self.register_buffer("sigmas", sigmas.float())
-        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
+        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
         grid(self.sigmas, steps)  # raises now, not after hours of training
 
     # --- Training.
@@ -89,40 +90,46 @@ class Diffusion(Generator):
         noise = torch.randn_like(x)
         noise = noise if self.pair is None else self.pair(x, noise)
         c = self.target(sigma)
-        error = self.outputs(x + sigma * noise, sigma, self.kept(y)) - targets.target(c, x, sigma, noise)
+        error = self.outputs(x + sigma * noise, sigma, self.kept(x, y)) - targets.target(c, x, sigma, noise)
         return {"loss": (self.weight(sigma, c.c_out) * error.square()).mean()}
 
     def outputs(self, x: Tensor, sigma: Tensor, y: Tensor | None) -> Tensor:
         """What the net says of x (n, C, H, W) at sigma (n, 1, 1, 1)."""
         return self.net(self.target(sigma).c_in * x, time_of(self.sigmas, sigma.flatten()), y)
 
-    def kept(self, y: Tensor | None) -> Tensor | None:
-        """The labels, a share `dropout` of them replaced by the null's id."""
-        if not self.classes:
-            return None
-        if y is None:
-            raise ValueError(f"model.classes={self.classes}, but the data has no classes: set model.classes=0")
-        return torch.where(torch.rand(len(y), device=y.device) < self.dropout, self.classes, y)
+    @property
+    def condition(self) -> Condition | None:
+        """What the net is told beside the time."""
+        return getattr(self.net, "condition", None)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that `sample` takes, 0 where y says something else, or nothing."""
+        return self.condition.classes if isinstance(self.condition, Classes) else 0
+
+    def kept(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """The conditions of training images, a share `dropout` of them replaced by the null."""
+        return None if self.condition is None else dropped(self.condition, self.condition.of(x, y), self.dropout)
 
     def on_fit_start(self) -> None:
-        """Raises ValueError when the data has another number of classes."""
+        """Raises ValueError for data without these conditions, or with another number of classes."""
         super().on_fit_start()
-        there = getattr(self.trainer.datamodule, "num_classes", self.classes)
-        if self.classes not in (0, there):
-            raise ValueError(f"model.classes={self.classes}, but the data has {there}: set model.classes={there}")
+        data = self.trainer.datamodule
+        if self.condition is not None and data is not None:
+            batches = (data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
+            self.asks.copy_(remembered(self.condition, batches, len(self.asks), few=True))  # for samples while training
 
     def after_fit(self, batches: Iterable[Batch]) -> None:
-        """How often each class occurs: `sample` without y draws classes as the data does."""
-        if self.classes:
-            counts = sum(torch.bincount(y, minlength=self.classes) for _, y in batches)
-            self.shares.copy_(counts / counts.sum())
+        """Remember conditions: `sample` without y draws from them."""
+        if self.condition is not None:
+            self.asks.copy_(remembered(self.condition, batches, len(self.asks)))
 
     # --- The view that every sampler, likelihood and edit takes.
 
     def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
         """x0_hat as the net gives it, unlimited and continuous in sigma; sigma () or (n, 1, 1, 1)."""
         self.evaluated += len(x)
-        sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(len(x), 1, 1, 1)
+        sigma = for_each(sigma, x)
         c = self.target(sigma)
         return c.c_skip * x + c.c_out * self.outputs(x, sigma, y)[:, : x.shape[1]]
 
@@ -131,10 +138,10 @@ class Diffusion(Generator):
         return self.limited(self.predict(x, sigma, y))
 
     def limited(self, x0: Tensor) -> Tensor:
-        return x0 if self.limit is None else self.limit(x0)
+        return self.limit(x0) if self.limit and self.bounded else x0
 
     def denoiser(self, y: Tensor | None = None) -> Denoise:
-        """denoise(x, sigma) for these classes, guided and limited."""
+        """denoise(x, sigma) for these conditions, guided and limited."""
         guided = self.guidance(self.predict, y, *(guide.predict for guide in self.guides))
         return lambda x, sigma: self.limited(guided(x, sigma))
 
@@ -142,13 +149,14 @@ class Diffusion(Generator):
 
     @property
     def sigma_grid(self) -> Tensor:
-        """(steps + 1,) falling noise levels that the sampler visits."""
-        return self.grid(self.sigmas, self.steps)
+        """(steps + 1,) falling noise levels that the sampler visits, on the host: asking for one stops no GPU."""
+        return self.grid(self.sigmas.cpu(), self.steps)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """Images of the classes y (n,); without y, of classes drawn as often as the data has them."""
-        return self.walk(n, y).clamp(-1, 1)
+        """Images of the conditions y, a row an image; without y, of conditions drawn as the data has them."""
+        x = self.walk(n, y)
+        return x.clamp(-1, 1) if self.bounded else x
 
     def walk(self, n: int, y: Tensor | None = None, **watch: Callable[..., None]) -> Tensor:
         """n samples; `callback`, if given, sees the sampler's every step."""
@@ -162,13 +170,12 @@ class Diffusion(Generator):
         return torch.randn(n, *self.image_shape, device=self.device, dtype=self.sigmas.dtype)
 
     def chosen(self, n: int, y: Tensor | None) -> Tensor | None:
-        """The classes to draw. Raises ValueError for one that the model does not know."""
-        if not self.classes:
+        """The conditions to draw images of. Raises ValueError for those that the model does not know."""
+        if self.condition is None:
             return refuse_classes(self, y)
         if y is None:
-            return torch.bucketize(torch.rand(n, device=self.device), self.shares.cumsum(0)[:-1])
-        if (y < 0).any() or (y >= self.classes).any():
-            raise ValueError(f"y={y.tolist()}: this model knows the classes 0 to {self.classes - 1}")
+            return self.asks[torch.randint(len(self.asks), (n,), device=self.device)]
+        self.condition.check(y, n)
         return y.to(self.device)
 
     @property
@@ -179,7 +186,7 @@ class Diffusion(Generator):
     def sampling(self) -> str:
         name, *options = described(self.sampler)
         parts = [name, f"{self.steps} step{'s' * (self.steps > 1)}", *options, " ".join(described(self.grid))]
-        if self.classes or self.guides:
+        if self.condition is not None or self.guides:
             parts += [" ".join(described(self.guidance)), *(f"guide {guide.name}" for guide in self.guides)]
         return ", ".join(parts)
 
@@ -197,13 +204,13 @@ class Diffusion(Generator):
     def encode(self, x: Tensor) -> Tensor:
         """z (n, C, H, W), nearly N(0, I), by the probability-flow ODE without class (DDIM inversion, Song et al. 2021,
         section 4.3, with Heun's steps)."""
-        up = log_snr(self.sigmas, self.inversion)[:-1].flip(0)
+        up = log_snr(self.sigmas.cpu(), self.inversion)[:-1].flip(0)
         return heun(self.predict, x, up) / up[-1]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The image that `encode` maps to z, but for the solver's error."""
-        down = log_snr(self.sigmas, self.inversion)[:-1]
+        down = log_snr(self.sigmas.cpu(), self.inversion)[:-1]
         return heun(self.predict, down[0] * z, down).clamp(-1, 1)
 
     # --- Likelihood.
@@ -258,7 +265,7 @@ class LearnedVariance(Diffusion):
         sigma, sigma_next = self.sigmas[t].view(-1, 1, 1, 1), below.view(-1, 1, 1, 1)
         noise = torch.randn_like(x)
         c, noisy = self.target(sigma), x + sigma * noise
-        outputs = self.outputs(noisy, sigma, self.kept(y))
+        outputs = self.outputs(noisy, sigma, self.kept(x, y))
         error = outputs[:, : x.shape[1]] - targets.target(c, x, sigma, noise)
         simple = (self.weight(sigma, c.c_out) * error.square()).mean()
         x0, variance = self.read(noisy, outputs, sigma, sigma_next)
@@ -275,7 +282,7 @@ class LearnedVariance(Diffusion):
     def moments(self, x: Tensor, sigma: Tensor, sigma_next: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x0_hat, limited, and the variance of x_next; both sigmas () or (n, 1, 1, 1)."""
         self.evaluated += len(x)
-        sigma = sigma.expand(len(x), 1, 1, 1)
+        sigma, sigma_next = for_each(sigma, x), for_each(sigma_next, x)
         x0, variance = self.read(x, self.outputs(x, sigma, y), sigma, sigma_next)
         return self.limited(x0), variance
 

@@ -1,20 +1,28 @@
 """Diffusion's two coordinate systems and its view `denoise`, with nets that know the answer."""
 
+import copy
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from genzoo import runs
 from genzoo.diffusion import schedules, targets, weights
 from genzoo.diffusion.grids import trailing
+from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.samplers import ddim, ddpm, ddpm_learned
 from genzoo.diffusion.schedules import linear
 from genzoo.generator import HasLikelihood, HasLikelihoods, HasSampler
 from genzoo.models.diffusion import Diffusion, LearnedVariance
+from genzoo.nets.conditions import Classes, Layout
+from genzoo.nets.dit import DiT
 from genzoo.nets.mlp import Denoiser
+from genzoo.nets.text import Text
+from genzoo.nets.unet import UNet
 
 
 class Answer(nn.Module):
@@ -272,10 +280,11 @@ def test_the_latent_of_gaussian_data_is_the_standardised_image(schedule: str) ->
 
 
 class Shifted(nn.Module):
-    """A net that answers with the class id it is given, or with -1."""
+    """A net of four classes that answers with the class id it is given, or with -1."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.condition = Classes(4, 2)
         self.seen: list[Tensor | None] = []
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -285,7 +294,7 @@ class Shifted(nn.Module):
 
 
 def conditional(**more) -> Diffusion:
-    return model(Shifted(), target=targets.x0, classes=4, **more)
+    return model(Shifted(), target=targets.x0, **more)
 
 
 def test_a_share_of_the_labels_is_dropped() -> None:
@@ -296,7 +305,7 @@ def test_a_share_of_the_labels_is_dropped() -> None:
     dropped = seen == 4  # the null's id
     assert torch.equal(seen[~dropped], y[~dropped])
     assert dropped.double().mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / 20_000))
-    with pytest.raises(ValueError, match=r"model.classes=4, but the data has no classes"):
+    with pytest.raises(ValueError, match=r"Classes takes y .* but the data has none: set condition=none"):
         m.loss(torch.zeros(2, 1, 4, 6))
 
 
@@ -324,12 +333,113 @@ def test_classes_are_drawn_as_the_data_has_them() -> None:
     m = conditional(steps=1)
     y = torch.tensor([0] * 10 + [1] * 60 + [3] * 30)
     m.after_fit([(torch.zeros(50, 1, 4, 6), part) for part in y.split(50)])
-    torch.testing.assert_close(m.shares, torch.tensor([0.1, 0.6, 0.0, 0.3]))
+    assert torch.equal(torch.bincount(m.asks, minlength=4), torch.tensor([100, 600, 0, 300]))
     m.sample(4000)
     counts = torch.bincount(m.net.seen[0], minlength=4) / 4000
-    torch.testing.assert_close(counts, m.shares, rtol=0, atol=0.035)
+    torch.testing.assert_close(counts, torch.tensor([0.1, 0.6, 0.0, 0.3]), rtol=0, atol=0.035)
     with pytest.raises(ValueError, match=r"y=\[4\]: this model knows the classes 0 to 3"):
         m.sample(1, torch.tensor([4]))
+    with pytest.raises(ValueError, match=r"y of shape \(1,\): 2 images take y of shape \(2,\)"):
+        m.sample(2, torch.tensor([3]))
+
+
+# --- Other conditions.
+
+BOXES = torch.tensor([[[3, 0.1, 0.2, 0.4, 0.6], [-1, 0, 0, 0, 0]], [[1, 0.5, 0.1, 0.9, 0.5], [2, 0.0, 0.0, 0.4, 0.4]]])
+NETS = {"unet": partial(UNet, (1, 4, 6), 8), "dit": partial(DiT, (1, 4, 6), 8), "mlp": partial(Denoiser, (1, 4, 6), 8)}
+
+
+def stirred(net: nn.Module) -> nn.Module:
+    """Off the zeros at which layers start."""
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.2)
+    return net
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_guidance_0_and_1_are_exact(name: str) -> None:
+    """Of boxes: scale 0 is the net without y, scale 1 the net with y, bit for bit."""
+    m = model(stirred(NETS[name](condition=Layout(4, 2, 8))), target=targets.x0).eval()
+    x, sigma = torch.randn(2, 1, 4, 6), torch.tensor(1.0)
+    with torch.no_grad():
+        without, told = m.denoise(x, sigma), m.denoise(x, sigma, BOXES)
+        assert torch.equal(m.denoise(x, sigma, m.condition.null(2)), without)
+        assert torch.equal(m.denoiser(None)(x, sigma), without)
+        for scale, expected in ((0.0, without), (1.0, told)):
+            m.guidance = partial(classifier_free, scale=scale)
+            assert torch.equal(m.denoiser(BOXES)(x, sigma), expected)
+    assert not torch.equal(without, told)
+    assert m.classes == 0 and m.condition is m.net.condition
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddpm_learned_variance"])
+@pytest.mark.parametrize("condition", ["classes", "layout", "text", "inpaint", "superres", "edges"])
+def test_a_conditional_model_trains_and_samples_what_the_data_asks(settings, name: str, condition: str) -> None:
+    m = runs.build(settings(f"model={name}", f"condition={condition}", "width=8", "steps=2", "blocks=1"))
+    x = torch.rand(70, 1, 8, 8) * 2 - 1
+    y = {
+        "layout": torch.cat([BOXES, BOXES.flip(1)], 1).repeat(35, 1, 1),
+        "text": torch.randint(97, 123, (70, 100), dtype=torch.uint8),
+    }.get(condition, torch.arange(70) % 10)
+    optimizer = torch.optim.Adam(m.parameters(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        m.loss(x, y)["loss"].backward()
+        optimizer.step()
+    m.eval().after_fit([(x[:40], y[:40]), (x[40:], y[40:])])
+    assert m.asks.shape == (1000, *m.condition.nothing.shape)
+    asked = m.condition.of(x, y)
+    if condition != "inpaint":  # whose holes are drawn anew
+        assert len(torch.unique(torch.cat([asked, m.asks]), dim=0)) == len(torch.unique(asked, dim=0))
+    drawn = []
+    for given in (None, m.asks[:2], m.condition.null(2) if condition != "classes" else m.asks[-2:]):
+        torch.manual_seed(2)
+        drawn.append(m.sample(2, given))
+    assert all(images.shape == (2, 1, 8, 8) for images in drawn)
+    assert not torch.equal(drawn[1], drawn[2])
+    fresh = copy.deepcopy(m)
+    fresh.load_state_dict(m.state_dict())
+    torch.manual_seed(2)
+    assert torch.equal(fresh.sample(2), drawn[0])
+
+
+class Data:
+    """What a model asks of its data at the start."""
+
+    def __init__(self, x: Tensor, y: Tensor | None, num_classes: int = 0) -> None:
+        self.x, self.y, self.num_classes = x, y, num_classes
+
+    def epoch(self):
+        yield from [(self.x, self.y)] * 40
+
+    def on_after_batch_transfer(self, batch, dataloader_idx: int):
+        return batch
+
+
+def starting(m: Diffusion, data: Data | None) -> Diffusion:
+    m._trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    m.on_fit_start()
+    return m
+
+
+def test_the_start_of_training_knows_the_data() -> None:
+    x = torch.zeros(30, 1, 4, 6)
+    y = torch.arange(30) % 4
+    assert set(starting(conditional(), Data(x, y, 4)).asks.tolist()) == {0, 1, 2, 3}
+    assert starting(conditional(), None).asks.unique() == 4
+    with pytest.raises(ValueError, match=r"condition.classes=4, but the data has 7: set condition.classes=7"):
+        starting(conditional(), Data(x, y, 7))
+    with pytest.raises(ValueError, match=r"but the data has (none|0): set condition"):
+        starting(conditional(), Data(x, None))
+    with pytest.raises(ValueError, match=r"Text takes .* but the data has none: take data of captions"):
+        starting(model(NETS["unet"](condition=Text(40, 8))), Data(x, None))
+    boxed = model(NETS["unet"](condition=Layout(4, 3, 8)))
+    with pytest.raises(ValueError, match=r"\(n, 3, 5\), but the data has \(n, 2, 5\): .*condition.slots"):
+        starting(boxed, Data(x[:2], BOXES))
+    with pytest.raises(ValueError, match=r"but the data has \(n,\): take data of boxes"):
+        starting(boxed, Data(x, y, 4))
+    with pytest.raises(ValueError, match=r"but the data has (\(n, 2, 5\)|0): set condition"):
+        starting(conditional(), Data(x[:2], BOXES))
 
 
 # --- The learned variance (Nichol & Dhariwal 2021).

@@ -1,5 +1,6 @@
 """The UNet's parts against diffusers and torch, and its whole on every size."""
 
+import diffusers.models.attention_processor
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -7,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from genzoo.nets.unet import Attention, TimeResBlock, UNet, timestep_embedding
+from genzoo.nets.conditions import Classes, Layout
+from genzoo.nets.unet import Attention, CrossAttention, TimeResBlock, UNet, positions, timestep_embedding
 
 
 @pytest.mark.parametrize("dim", [2, 8, 33, 128])
@@ -32,6 +34,51 @@ def test_attention_is_torchs(channels: int, heads: int) -> None:
     tokens = ours.norm(x).flatten(2).mT  # (n, h * w, C)
     attended = theirs(tokens, tokens, tokens, need_weights=False)[0].mT.view_as(x)
     torch.testing.assert_close(ours(x), x + attended, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "heads"), [(8, 1), (64, 1), (128, 2), (192, 3)])
+def test_cross_attention_is_diffusers(channels: int, heads: int) -> None:
+    ours = CrossAttention(channels, tokens=20)
+    nn.init.normal_(ours.out.weight, std=channels**-0.5)
+    nn.init.normal_(ours.out.bias)
+    theirs = diffusers.models.attention_processor.Attention(
+        channels, cross_attention_dim=20, heads=heads, dim_head=channels // heads, bias=True
+    )
+    k, v = ours.kv.weight.chunk(2), ours.kv.bias.chunk(2)
+    parts = {"to_q": (ours.q.weight, ours.q.bias), "to_k": (k[0], v[0]), "to_v": (k[1], v[1])}
+    parts["to_out.0"] = (ours.out.weight, ours.out.bias)
+    theirs.load_state_dict(
+        {f"{name}.{key}": p for name, two in parts.items() for key, p in zip(("weight", "bias"), two)}
+    )
+    x, tokens = torch.randn(2, channels, 3, 5), torch.randn(2, 7, 20)
+    places = ours.norm(x).flatten(2).mT + positions(3, 5, channels)  # (n, h * w, C)
+    expected = x + theirs(places, tokens).mT.view_as(x)
+    torch.testing.assert_close(ours(x, tokens), expected, rtol=0, atol=1e-5)
+    assert (ours(x, tokens) - x).abs().max() > 0.1
+
+
+def test_cross_attention_stands_behind_attention_and_starts_as_nothing() -> None:
+    net = UNet((1, 16, 24), width=8, blocks=2, attention=(8,), condition=Layout(3, 2, 12))
+    assert sum(isinstance(m, CrossAttention) for m in net.modules()) == 1 + 2 + 3
+    x, tokens = torch.randn(2, 8, 4, 4), torch.randn(2, 3, 12)
+    assert torch.equal(CrossAttention(8, 12)(x, tokens), x)
+
+
+def test_without_tokens_the_net_is_what_it_was() -> None:
+    """A condition's vector adds its own parameters, no other: nothing of attention to tokens."""
+    plain, told = UNet((1, 8, 8), width=8), UNet((1, 8, 8), width=8, condition=Classes(10, 16))
+    more = {"condition.embedding.weight", "conditioning.vector.weight", "conditioning.vector.bias"}
+    assert told.state_dict().keys() - plain.state_dict().keys() == more
+    assert plain.state_dict().keys() < told.state_dict().keys()
+
+
+def test_five_classes_are_five_conditions() -> None:
+    """The null is one class more, and each image hears its own."""
+    net = randomised(UNet((1, 8, 8), width=8, condition=Classes(4, 16)))
+    x, t = torch.randn(1, 1, 8, 8), torch.zeros(5)
+    found = net(x.expand(5, -1, -1, -1), t, torch.arange(5))
+    torch.testing.assert_close(found[4:], net(x, t[:1]), rtol=1e-4, atol=1e-5)
+    assert (found[:, None] - found).flatten(2).abs().amax(2).add(torch.eye(5)).min() > 1e-4
 
 
 @pytest.mark.parametrize("channels", [4, 60, 100, 144, 200, 224, 260])

@@ -1,0 +1,154 @@
+"""What a network is told beside image and time: raw conditions y become a vector, tokens to attend to, or maps.
+
+y is one tensor whose rows are images, as the data has it. Each condition has a y that says nothing, its null, by which
+a share of y is replaced in training; a network that is told y=None is told the null.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class Given(NamedTuple):
+    """What a network sees of n conditions; None where they give no such thing.
+
+    vector (n, d): added to the time's embedding. tokens (n, length, d): attended to. maps (n, c, H, W): stacked on x.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    maps: Tensor | None = None
+
+
+class Condition(nn.Module):
+    """y -> Given; subclasses write `forward`, and set the widths of what they give: `vector`, `tokens`, `maps`.
+
+    nothing: the null of one image.
+    """
+
+    vector = tokens = maps = 0
+    remedy = "set condition=none"  # where the data has no such y
+
+    def __init__(self, nothing: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("nothing", nothing, persistent=False)
+
+    def null(self, n: int) -> Tensor:
+        """The y of n images that says nothing, on the module's device."""
+        return self.nothing.expand(n, *self.nothing.shape)
+
+    def of(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """The conditions of training images x (n, C, H, W) with the data's y. Raises ValueError for a y that does not
+        fit."""
+        if y is None or y.shape[1:] != self.nothing.shape:
+            there = "none" if y is None else rows_of(y.shape[1:])
+            needed = f"{type(self).__name__} takes y of shape {rows_of(self.nothing.shape)}"
+            raise ValueError(f"{needed}, but the data has {there}: {self.remedy}")
+        return y
+
+    def check(self, y: Tensor, n: int) -> None:
+        """Raises ValueError for a y that cannot be asked of n images."""
+        needed = (n, *self.nothing.shape)
+        if y.shape != needed:
+            raise ValueError(f"y of shape {tuple(y.shape)}: {n} images take y of shape {needed}, a row an image")
+
+
+def rows_of(shape: Sequence[int]) -> str:
+    """The shape of n rows of a shape, in words: (n, 4, 5)."""
+    return f"({', '.join(['n', *map(str, shape)])})" if shape else "(n,)"
+
+
+class Classes(Condition):
+    """Class ids y (n,) -> a vector each; the null is one class more."""
+
+    def __init__(self, classes: int, dim: int) -> None:
+        super().__init__(torch.tensor(classes))
+        self.classes, self.vector = classes, dim
+        self.embedding = nn.Embedding(classes + 1, dim)
+
+    def forward(self, y: Tensor) -> Given:
+        return Given(vector=self.embedding(y))
+
+    def check(self, y: Tensor, n: int) -> None:
+        super().check(y, n)
+        if y.is_floating_point() or (y < 0).any() or (y >= self.classes).any():
+            raise ValueError(f"y={y.tolist()}: this model knows the classes 0 to {self.classes - 1}")
+
+
+class Layout(Condition):
+    """Boxes y (n, slots, 5) = (class id, x0, y0, x1, y1) in no order -> a token each; corners in [0, 1], unused slots
+    with a class id of -1.
+
+    frequencies: of the corners' Fourier features, doubling from half a period over the image.
+    """
+
+    remedy = "take data of boxes, as data=scenes data.ask=layout, with condition.slots as it has them"
+
+    def __init__(self, classes: int, slots: int, dim: int, frequencies: int = 6) -> None:
+        super().__init__(torch.tensor([-1.0, 0, 0, 0, 0]).repeat(slots, 1))
+        self.classes, self.tokens = classes, dim
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(frequencies), persistent=False)
+        self.embedding = nn.Embedding(classes, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim + 8 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.unused = nn.Parameter(torch.randn(dim))
+
+    def forward(self, y: Tensor) -> Given:
+        kind, corners = y[..., 0].long(), y[..., 1:].to(self.nothing)
+        angles = (corners[..., None] * self.frequencies).flatten(2)  # (n, slots, 4 * frequencies)
+        h = torch.cat([self.embedding(kind.clamp(min=0)), angles.sin(), angles.cos()], dim=2)
+        return Given(tokens=torch.where(kind[..., None] < 0, self.unused, self.mlp(h)))  # (n, slots, dim)
+
+    def check(self, y: Tensor, n: int) -> None:
+        super().check(y, n)
+        kind, corners = y[..., 0], y[..., 1:]
+        if (kind < -1).any() or (kind >= self.classes).any() or (kind != kind.round()).any():
+            known = f"0 to {self.classes - 1}, and -1 for an unused slot"
+            raise ValueError(f"boxes of the classes {kind.unique().tolist()}: this model knows {known}")
+        if not ((corners >= 0) & (corners <= 1)).all():
+            raise ValueError("boxes that reach out of the image: corners are shares of its sides, 0 to 1")
+
+
+def widths(condition: Condition | None) -> tuple[int, int, int]:
+    """Of the vector, the tokens and the maps; no condition gives none."""
+    return (condition.vector, condition.tokens, condition.maps) if condition is not None else (0, 0, 0)
+
+
+def given(condition: Condition | None, y: Tensor | None, n: int) -> Given:
+    """What n images are told; y=None is the null of all."""
+    if condition is None:
+        return Given()
+    return condition(condition.null(n) if y is None else y)
+
+
+def dropped(condition: Condition, y: Tensor, share: float) -> Tensor:
+    """y with a share of its rows replaced by the null."""
+    drop = torch.rand(len(y), device=y.device) < share
+    return torch.where(drop.view(-1, *[1] * (y.dim() - 1)), condition.null(len(y)), y)
+
+
+def examples(condition: Condition | None) -> Tensor | None:
+    """Room for raw conditions of training images, nulls at first: 1,000 of them, fewer of large maps."""
+    return None if condition is None else condition.null(max(64, min(1000, 2**22 // condition.nothing.numel()))).clone()
+
+
+def remembered(condition: Condition, batches: Iterable[Batch], n: int, few: bool = False) -> Tensor:
+    """n raw conditions of the training images in batches (x, y): of all, each class with its share; where they are
+    maps, or `few` is said, of the first n or somewhat more."""
+    found: list[Tensor] = []
+    for x, y in batches:
+        found.append(condition.of(x, y))
+        if (few or condition.maps) and sum(map(len, found)) >= n:
+            break
+    return spread(torch.cat(found), n)
+
+
+def spread(y: Tensor, n: int) -> Tensor:
+    """n rows of y at equal distances in the order of their first elements: of each class its share, to 1 / n."""
+    order = y.flatten(1)[:, 0].argsort(stable=True) if y.dim() > 1 else y.argsort(stable=True)
+    places = ((torch.arange(n, device=y.device) + 0.5) * (len(y) / n)).long()
+    return y[order[places]]

@@ -1,0 +1,118 @@
+"""Conditions that are images: maps beside x, given with the data or made of x itself.
+
+Their last channel says where the others are known. The null is 0 everywhere: nothing is known.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genzoo.nets.conditions import Condition, Given
+
+
+def known(maps: Tensor) -> Tensor:
+    """Maps (n, c, h, w) with a channel of ones behind them: all of it is known."""
+    return torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1)
+
+
+class Maps(Condition):
+    """Maps that the data brings as y (n, channels, H, W), such as depth; y (n, channels + 1, H, W) with `known`."""
+
+    remedy = "take data that brings maps as y, with condition.channels as it has them"
+
+    def __init__(self, image_shape: Sequence[int], channels: int) -> None:
+        _, *size = image_shape
+        super().__init__(torch.zeros(channels + 1, *size))
+        self.size, self.maps = size, channels + 1
+
+    def of(self, x: Tensor, y: Tensor | None) -> Tensor:
+        return super().of(x, None if y is None else known(y))
+
+    def forward(self, y: Tensor) -> Given:
+        return Given(maps=y.to(self.nothing))
+
+
+class LowResolution(Maps):
+    """The means of blocks of factor x factor pixels: super-resolution. y (n, C + 1, H / factor, W / factor).
+
+    Raises ValueError for a factor that does not divide the image.
+    """
+
+    def __init__(self, image_shape: Sequence[int], factor: int) -> None:
+        channels, height, width = image_shape
+        if factor < 1 or height % factor or width % factor:
+            raise ValueError(f"condition.factor={factor} does not divide images of {height}x{width} pixels")
+        super().__init__((channels, height // factor, width // factor), channels)
+        self.factor = factor
+
+    def of(self, x: Tensor, y: Tensor | None) -> Tensor:
+        return known(F.avg_pool2d(x, self.factor))
+
+    def forward(self, y: Tensor) -> Given:
+        return Given(maps=F.interpolate(y.to(self.nothing), scale_factor=self.factor, mode="nearest"))
+
+
+class Masked(Maps):
+    """The image without what is to be filled in: inpainting. y (n, C + 1, H, W), unknown pixels 0.
+
+    In training up to `most` rectangles are missing, of sides from `low` to `high` of the image's; of a share `outside`
+    of the images all but these is.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        most: int = 3,
+        low: float = 0.2,
+        high: float = 0.8,
+        outside: float = 0.2,
+    ) -> None:
+        super().__init__(image_shape, image_shape[0])
+        self.most, self.low, self.high, self.outside = most, low, high, outside
+
+    def of(self, x: Tensor, y: Tensor | None) -> Tensor:
+        missing = rectangles(x, self.most, self.low, self.high)
+        around = torch.rand(len(x), 1, 1, 1, device=x.device) < self.outside
+        return masked(x, torch.where(around, ~missing, missing))
+
+
+def masked(x: Tensor, missing: Tensor) -> Tensor:
+    """The condition `Masked` of x (n, C, H, W), where pixels (n, 1, H, W) are missing."""
+    return torch.cat([x.masked_fill(missing, 0), (~missing).to(x)], dim=1)
+
+
+def rectangles(x: Tensor, most: int, low: float, high: float) -> Tensor:
+    """(n, 1, H, W): whether a pixel of x (n, C, H, W) is in one of 1 to `most` rectangles with sides of `low` to `high`
+    of the image's."""
+    inside = []
+    for pixels in x.shape[-2:]:
+        side = low + (high - low) * torch.rand(len(x), most, 1, device=x.device)
+        start = torch.rand_like(side) * (1 - side)
+        centre = (torch.arange(pixels, device=x.device) + 0.5) / pixels
+        inside.append((start <= centre) & (centre < start + side))  # (n, most, pixels)
+    used = torch.arange(most, device=x.device) <= torch.randint(most, (len(x), 1), device=x.device)
+    rows, columns = inside[0] & used[..., None], inside[1]
+    return (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True)
+
+
+class Edges(Maps):
+    """Where brightness changes: y (n, 2, H, W), 1 on edges. threshold: of Sobel's gradient, of which 1 is a step from
+    black to white."""
+
+    def __init__(self, image_shape: Sequence[int], threshold: float = 0.2) -> None:
+        super().__init__(image_shape, 1)
+        self.threshold = threshold
+
+    def of(self, x: Tensor, y: Tensor | None) -> Tensor:
+        return known((sobel(x) > self.threshold).to(x))
+
+
+def sobel(x: Tensor) -> Tensor:
+    """(n, 1, H, W): the largest gradient of the channels of x (n, C, H, W), 1 for a step from -1 to 1 along an axis."""
+    across = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    kernels = torch.stack([across, across.T])[:, None]  # (2, 1, 3, 3)
+    n, channels, *size = x.shape
+    padded = F.pad(x.reshape(n * channels, 1, *size), (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernels).square().sum(1).sqrt().view(n, channels, *size).amax(1, keepdim=True)
