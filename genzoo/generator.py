@@ -24,6 +24,8 @@ class Generator(LightningModule):
     sampling: str = ""  # how `sample` draws, in words that the report prints beside the score
     nfe: float = 1  # network calls per sampled image
     full_precision: bool = False  # refuses to train in 16 bits
+    bounded: bool = True  # what it learns are 8-bit levels in [-1, 1]; False: any numbers, such as latents
+    compiled: Sequence[str] = ()  # names of its networks that a GPU may compile: those never differentiated twice
 
     def __init__(self, image_shape: Sequence[int], optimizer: OptimizerFactory, clip: float = math.inf) -> None:
         super().__init__()
@@ -46,10 +48,15 @@ class Generator(LightningModule):
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
-        """Raises ValueError for a precision that this family cannot be trained in."""
+        """Raises ValueError for a precision that this family cannot be trained in, and for classes that are not its own."""
         precision = self.trainer.precision
         if self.full_precision and not precision.startswith(("32", "64")):
             raise ValueError(f"trainer.precision={precision}: {type(self).__name__} needs 32-true or 64-true")
+        asked = self.classes if isinstance(self, TakesClasses) else 0
+        there = getattr(self.trainer.datamodule, "num_classes", asked)
+        if asked not in (0, there):
+            remedy = f"condition.classes={there}" if there else "condition=none"
+            raise ValueError(f"condition.classes={asked}, but the data has {there}: set {remedy}")
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self.loss(*batch)
@@ -77,6 +84,52 @@ def refuse_classes(model: Generator, y: Tensor | None) -> None:
     """Raise ValueError when classes are asked of a family that was trained without them."""
     if y is not None:
         raise ValueError(f"{type(model).__name__} was trained without classes; call sample(n) without y")
+
+
+# --- Classes, for families that are told them as a vector.
+
+
+def class_vector(y: Tensor | None, x: Tensor, classes: int) -> Tensor:
+    """(n, classes) on the device of x (n, ...): 1 for the class of each row, all 0 for no class.
+
+    Raises ValueError for a y that is not (n,) class ids.
+    """
+    if y is None or not classes:
+        return torch.zeros(len(x), classes, device=x.device, dtype=x.dtype)
+    if y.shape != (len(x),) or y.is_floating_point():
+        raise ValueError(f"y of shape {tuple(y.shape)} holds no class ids: set condition=none or data with classes")
+    return nn.functional.one_hot(y.long(), classes).to(x)
+
+
+def learned_classes(model: Generator, x: Tensor, y: Tensor | None, dropout: float) -> Tensor:
+    """`class_vector` of a batch to learn from, a share `dropout` of its rows without a class.
+
+    Raises ValueError where the model wants classes and there are none.
+    """
+    if model.classes and y is None:
+        raise ValueError(f"condition.classes={model.classes}, but the data has no classes: set condition=none")
+    kept = torch.rand(len(x), 1, device=x.device) >= dropout if model.classes else 1.0
+    return class_vector(y, x, model.classes) * kept
+
+
+def chosen_classes(model: Generator, n: int, y: Tensor | None) -> Tensor | None:
+    """The classes to draw n images of: y, or as often as `model.shares` (classes,) says; None of a model without.
+
+    Raises ValueError for a class that the model does not know.
+    """
+    if not model.classes:
+        return refuse_classes(model, y)
+    if y is None:
+        return torch.bucketize(torch.rand(n, device=model.device), model.shares.cumsum(0)[:-1])
+    if y.shape != (n,) or (y < 0).any() or (y >= model.classes).any():
+        raise ValueError(f"y={y.tolist()}: give {n} of the classes 0 to {model.classes - 1}")
+    return y.to(model.device)
+
+
+def class_shares(batches: Iterable[Batch], classes: int) -> Tensor:
+    """(classes,): how often each class occurs."""
+    counts = sum(torch.bincount(y, minlength=classes) for _, y in batches)
+    return counts / counts.sum()
 
 
 # --- Abilities: a family has one by having the method; callers ask isinstance and never name a class.

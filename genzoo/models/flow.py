@@ -1,7 +1,8 @@
 """Normalizing flow (Glow, Kingma & Dhariwal 2018, on nflows): exact likelihood by an invertible map to noise."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,16 @@ from nflows import transforms
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
-from genzoo.generator import Generator, OptimizerFactory, bits_per_dim, refuse_classes
+from genzoo.generator import (
+    Batch,
+    Generator,
+    OptimizerFactory,
+    bits_per_dim,
+    chosen_classes,
+    class_shares,
+    class_vector,
+    learned_classes,
+)
 
 # --- Layers: (inputs, context) -> (outputs, log |det Jacobian| (n,)), as nflows has them.
 
@@ -87,19 +97,20 @@ class AffineCoupling(Transform):
         self.changed = channels // 2
         self.transform_net = net(channels - self.changed, 2 * self.changed)
 
-    def read(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def read(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """a, b, shift and scale."""
         a, b = inputs[:, : self.changed], inputs[:, self.changed :]
         # networks without group norm are faster with channels last, on a CPU by up to a half
-        shift, scale = self.transform_net(b.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
+        b_last = b.contiguous(memory_format=torch.channels_last)
+        shift, scale = self.transform_net(b_last, context).chunk(2, dim=1)
         return a, b, shift, torch.sigmoid(scale + 2) + 1e-3
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        a, b, shift, scale = self.read(inputs)
+        a, b, shift, scale = self.read(inputs, context)
         return torch.cat([torch.addcmul(shift, a, scale), b], dim=1), scale.log().flatten(1).sum(1)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        a, b, shift, scale = self.read(inputs)
+        a, b, shift, scale = self.read(inputs, context)
         return torch.cat([(a - shift) / scale, b], dim=1), -scale.log().flatten(1).sum(1)
 
 
@@ -133,10 +144,13 @@ def even(side: int) -> int:
 class Flow(Generator):
     """log p(x) = log N(f(x); 0, I) + log |det df/dx| for an invertible f; x is dequantised and taken to logits.
 
-    coupling: `affine` or `spline`, a function of (channels, net); net: (in_channels, out_channels) -> network.
+    coupling: `affine` or `spline`, a function of (channels, net); net: (in_channels, out_channels, context) -> network
+        of (x, context).
     steps: ActNorm, rotation, coupling at each of the levels that follow from the size of the image.
     temperature: standard deviation of the noise that `sample` starts from.
     alpha: share of [0, 1] kept off both ends before the logit (Dinh et al. 2017, section 4.1).
+    classes: of the data, each with a mean and a standard deviation of z of its own and told to every coupling; 0 to
+        ignore them. `dropout` of the labels are left out in training: then `encode` needs none.
 
     An odd side is padded to an even one with a uniform variable, whose entropy is 0; the likelihood is then a
     lower bound.
@@ -151,6 +165,8 @@ class Flow(Generator):
         steps: int,
         temperature: float = 1.0,
         alpha: float = 0.05,
+        classes: int = 0,
+        dropout: float = 0.1,
         clip: float = 50.0,
     ) -> None:
         super().__init__(image_shape, optimizer, clip)
@@ -163,7 +179,12 @@ class Flow(Generator):
             )
         self.temperature = temperature
         self.alpha = alpha
-        self.transform = multiscale(self.padded, levels, steps, coupling, net)
+        self.classes, self.dropout = classes, dropout
+        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
+        self.transform = multiscale(self.padded, levels, steps, coupling, partial(net, context=classes))
+        self.base = nn.Linear(classes, 2 * math.prod(self.padded), bias=False) if classes else None
+        if self.base is not None:
+            nn.init.zeros_(self.base.weight)
 
     full_precision = True  # under bf16 autocast the log-probability is off by half a nat
 
@@ -177,20 +198,43 @@ class Flow(Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Bits a dimension of the dequantised image."""
-        bits = bits_per_dim(self.log_density(x).mean(), x[0].numel())
+        told = learned_classes(self, x, y, self.dropout)
+        bits = bits_per_dim(self.log_density(x, told).mean(), x[0].numel())
         return {"loss": bits, "bits_per_dim": bits.detach()}
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.log_density(x)
+        """(n,) nats; with classes, of the mixture over them that `sample` draws from."""
+        if not self.classes:
+            return self.log_density(x, class_vector(None, x, 0))
+        rows = torch.eye(self.classes, device=x.device, dtype=x.dtype)
+        given = torch.stack([self.log_density(x, row.expand(len(x), -1)) for row in rows])  # (classes, n)
+        return torch.logsumexp(given + self.shares.log()[:, None], dim=0)
 
-    def log_density(self, x: Tensor) -> Tensor:
-        """(n,) nats of x (n, C, H, W), 8-bit levels in [-1, 1], each spread uniformly over its bin."""
-        u = (x + 1) * 127.5 / 256 + torch.rand_like(x) / 256  # [0, 1]
+    def log_density(self, x: Tensor, told: Tensor) -> Tensor:
+        """(n,) nats of x (n, C, H, W), 8-bit levels in [-1, 1], each spread uniformly over its bin, given the classes
+        told as a `class_vector`."""
+        values, log_det = self.values(x, torch.rand_like(x))
+        z, log_det_f = self.transform(values, told)
+        mean, log_std = self.moments(told)
+        log_normal = (-0.5 * ((z - mean) * torch.exp(-log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+        return log_normal + log_det + log_det_f
+
+    def moments(self, told: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of z, both (n, D); 0 without classes."""
+        if self.base is None:
+            zero = torch.zeros(len(told), math.prod(self.padded), device=told.device, dtype=told.dtype)
+            return zero, zero
+        return self.base(told).chunk(2, dim=1)
+
+    def values(self, x: Tensor, place: Tensor | float) -> tuple[Tensor, Tensor]:
+        """What f sees of x and its log-determinant (n,): levels at a place of [0, 1] in their bins, as logits; numbers
+        that are no levels as they are."""
+        if not self.bounded:
+            return self.pad(x), x.new_zeros(len(x))
+        u = (x + 1) * 127.5 / 256 + place / 256  # [0, 1]
         logits, log_det = self.to_logits(self.pad(u))
-        z, log_det_f = self.transform(logits)
-        log_normal = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(1)
-        return log_normal + log_det + log_det_f + x[0].numel() * math.log(127.5 / 256)
+        return logits, log_det + x[0].numel() * math.log(127.5 / 256)
 
     def pad(self, u: Tensor) -> Tensor:
         """Uniform noise below and to the right of the image, up to the padded size."""
@@ -207,26 +251,34 @@ class Flow(Generator):
         return torch.logit(v), log_det.flatten(1).sum(1)
 
     def from_logits(self, logits: Tensor) -> Tensor:
-        """Back to images (n, C, H, W) in [-1, 1]: bins to their levels, the padding cut away."""
+        """Back to images (n, C, H, W), the padding cut away: bins to their levels in [-1, 1]."""
+        logits = logits[:, :, : self.image_shape[1], : self.image_shape[2]]
+        if not self.bounded:
+            return logits
         u = (torch.sigmoid(logits) - self.alpha) / (1 - 2 * self.alpha)
-        x = (256 * u - 0.5) / 127.5 - 1
-        return x[:, :, : self.image_shape[1], : self.image_shape[2]].clamp(-1, 1)
+        return ((256 * u - 0.5) / 127.5 - 1).clamp(-1, 1)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """The latent (n, D) of the middle of each level's bin."""
-        u = (x + 1) * 127.5 / 256 + 0.5 / 256
-        return self.transform(self.to_logits(self.pad(u))[0])[0]
+        """The latent (n, D) of the middle of each level's bin, of no class."""
+        return self.transform(self.values(x, 0.5)[0], class_vector(None, x, self.classes))[0]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Images of latents z (n, D)."""
-        logits, _ = self.transform.inverse(z)
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of latents z (n, D); y: class ids (n,), None for no class."""
+        logits, _ = self.transform.inverse(z, class_vector(y, z, self.classes))
         return self.from_logits(logits)
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        refuse_classes(self, y)
-        return self.decode(self.temperature * torch.randn(n, math.prod(self.padded), device=self.device))
+        y = chosen_classes(self, n, y)
+        noise = self.temperature * torch.randn(n, math.prod(self.padded), device=self.device)
+        mean, log_std = self.moments(class_vector(y, noise, self.classes))
+        return self.decode(mean + torch.exp(log_std) * noise, y)
+
+    def after_fit(self, batches: Iterable[Batch]) -> None:
+        """How often each class occurs: `sample` without y draws classes as the data does."""
+        if self.classes:
+            self.shares.copy_(class_shares(batches, self.classes))
 
 
 def step(channels: int, coupling: Callable[..., Transform], net: Callable[..., nn.Module]) -> list[Transform]:

@@ -1,13 +1,22 @@
 """GAN (Goodfellow et al. 2014): a generator and a critic that learn against each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genzoo.generator import Batch, Generator, OptimizerFactory, refuse_classes
+from genzoo.generator import (
+    Batch,
+    Generator,
+    OptimizerFactory,
+    chosen_classes,
+    class_shares,
+    class_vector,
+    learned_classes,
+)
 
 # --- Adversarial losses: (real logits, fake logits), both (n, 1), -> (critic's loss, generator's loss).
 
@@ -77,6 +86,7 @@ class GAN(Generator):
     augment: functions applied in turn to real and generated images before D.
     r1, r2, penalty: weights of the penalties on D; r1 and r2 are gamma, halved as in Mescheder et al.
     spectral: spectral normalisation of D's layers (Miyato et al. 2018).
+    classes: of the data, of which G is told beside z and D by projection (Miyato & Koyama 2018); 0 to ignore them.
     """
 
     def __init__(
@@ -92,52 +102,61 @@ class GAN(Generator):
         r2: float = 0.0,
         penalty: float = 0.0,
         spectral: bool = False,
+        classes: int = 0,
         clip: float = 10.0,
     ) -> None:
         super().__init__(image_shape, optimizer, clip)
         self.automatic_optimization = False
-        self.generator = generator(in_features=latent_dim, out_channels=self.image_shape[0])
-        self.critic = critic(out_features=1)
+        self.generator = generator(in_features=latent_dim + classes, out_channels=self.image_shape[0])
+        self.critic = critic(out_features=1 + classes)  # the last layer's further rows are the classes' embeddings
         if spectral:
             self.critic.apply(normalise_spectrum)
         self.adversarial = adversarial
-        self.latent_dim = latent_dim
+        self.latent_dim, self.classes = latent_dim, classes
+        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
         self.augment = augment
         self.r1, self.r2, self.penalty = r1, r2, penalty
 
     sampling = "generator of z ~ N(0, I)"
     full_precision = True  # gradients are clipped before a loss scale would be taken off them
+    compiled = ("generator",)
 
-    def generate(self, n: int) -> Tensor:
-        return torch.tanh(self.generator(torch.randn(n, self.latent_dim, device=self.device)))
+    def generate(self, told: Tensor) -> Tensor:
+        """Images of classes told as a `class_vector` (n, classes)."""
+        z = torch.randn(len(told), self.latent_dim, device=self.device)
+        x = self.generator(torch.cat([z, told], dim=1))
+        return torch.tanh(x) if self.bounded else x
 
-    def judge(self, x: Tensor) -> Tensor:
-        """D of the augmented images, (n, 1) logits."""
+    def judge(self, x: Tensor, told: Tensor) -> Tensor:
+        """D of the augmented images, (n, 1) logits: psi(phi(x)) + y' V phi(x), equation 3 of Miyato & Koyama."""
         for augment in self.augment:
             x = augment(x)
-        return self.critic(x)
+        logits = self.critic(x)
+        return logits[:, :1] + (logits[:, 1:] * told).sum(1, keepdim=True)
 
-    def critic_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def critic_loss(self, real: Tensor, fake: Tensor, told: Tensor) -> dict[str, Tensor]:
         """D's loss with its penalties; `fake` carries no gradient."""
-        loss, _ = self.adversarial(self.judge(real), self.judge(fake))
+        judge = partial(self.judge, told=told)
+        loss, _ = self.adversarial(judge(real), judge(fake))
         terms = {"critic_loss": loss.detach()}
         with torch.enable_grad():
             if self.r1:
-                loss = loss + 0.5 * self.r1 * squared_gradient(self.judge, real)
+                loss = loss + 0.5 * self.r1 * squared_gradient(judge, real)
             if self.r2:
-                loss = loss + 0.5 * self.r2 * squared_gradient(self.judge, fake)
+                loss = loss + 0.5 * self.r2 * squared_gradient(judge, fake)
             if self.penalty:
-                loss = loss + self.penalty * gradient_penalty(self.judge, real, fake)
+                loss = loss + self.penalty * gradient_penalty(judge, real, fake)
         return {"loss": loss, **terms}
 
-    def generator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        return self.adversarial(self.judge(real), self.judge(fake))[1]
+    def generator_loss(self, real: Tensor, fake: Tensor, told: Tensor) -> Tensor:
+        return self.adversarial(self.judge(real, told), self.judge(fake, told))[1]
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Both players' losses; their sum is reported, never minimised."""
-        fake = self.generate(len(x))
-        critic = self.critic_loss(x, fake.detach())
-        generator = self.generator_loss(x, fake)
+        told = learned_classes(self, x, y, dropout=0.0)
+        fake = self.generate(told)
+        critic = self.critic_loss(x, fake.detach(), told)
+        generator = self.generator_loss(x, fake, told)
         return {
             "loss": critic["loss"] + generator,
             "critic_loss": critic["critic_loss"],
@@ -145,13 +164,14 @@ class GAN(Generator):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        x, _ = batch
+        x, y = batch
+        told = learned_classes(self, x, y, dropout=0.0)
         critic_optimizer, generator_optimizer = self.optimizers()
-        fake = self.generate(len(x))  # one for both players, as Radford et al. 2016 have it
-        critic = self.critic_loss(x, fake.detach())
+        fake = self.generate(told)  # one for both players, as Radford et al. 2016 have it
+        critic = self.critic_loss(x, fake.detach(), told)
         self.descend(critic["loss"], critic_optimizer)
         self.critic.requires_grad_(False)
-        generator = self.generator_loss(x, fake)
+        generator = self.generator_loss(x, fake, told)
         self.descend(generator, generator_optimizer)
         self.critic.requires_grad_(True)
         loss = (critic["loss"] + generator).detach()
@@ -168,8 +188,13 @@ class GAN(Generator):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        refuse_classes(self, y)
-        return self.generate(n)
+        y = chosen_classes(self, n, y)
+        return self.generate(class_vector(y, torch.empty(n, 0, device=self.device), self.classes))
+
+    def after_fit(self, batches: Iterable[Batch]) -> None:
+        """How often each class occurs: `sample` without y draws classes as the data does."""
+        if self.classes:
+            self.shares.copy_(class_shares(batches, self.classes))
 
 
 def normalise_spectrum(module: nn.Module) -> None:

@@ -13,9 +13,13 @@ from genzoo.generator import (
     Likelihood,
     OptimizerFactory,
     bits_per_dim,
+    chosen_classes,
+    class_shares,
+    class_vector,
     dequantise,
-    refuse_classes,
+    learned_classes,
 )
+from genzoo.nets.conv import with_planes
 
 
 class VAE(Generator):
@@ -27,9 +31,12 @@ class VAE(Generator):
     mixture: components of a Gaussian mixture fitted to the aggregate posterior after training, to draw z from
         instead of N(0, I) (Ghosh et al. 2020); 0 keeps N(0, I).
     particles: k of the importance-weighted bound that `log_prob` gives; 1 is the ELBO.
+    classes: of the data, which q(z | x, y) and p(x | z, y) are told as planes of the image and beside z (Sohn et al.
+        2015); 0 to ignore them. `dropout` of the labels are left out in training: then `encode` needs none.
     """
 
     likelihood = "lower bound"
+    compiled = ("encoder", "decoder")
 
     def __init__(
         self,
@@ -43,11 +50,18 @@ class VAE(Generator):
         warmup: int = 0,
         mixture: int = 0,
         particles: int = 1,
+        classes: int = 0,
+        dropout: float = 0.1,
         clip: float = 1.0,
     ) -> None:
         super().__init__(image_shape, optimizer, clip)
-        self.encoder = encoder(out_features=2 * latent_dim)
-        self.decoder = decoder(in_features=latent_dim, out_channels=head.parameters_of(self.image_shape[0]))
+        if classes and mixture:
+            raise ValueError(f"model.mixture={mixture} knows no classes: set model.mixture=0 or condition=none")
+        channels, *size = self.image_shape
+        self.encoder = encoder(out_features=2 * latent_dim, image_shape=(channels + classes, *size))
+        self.decoder = decoder(in_features=latent_dim + classes, out_channels=head.parameters_of(channels))
+        self.classes, self.dropout = classes, dropout
+        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
         self.head = head
         self.latent_dim = latent_dim
         self.beta = beta
@@ -64,16 +78,23 @@ class VAE(Generator):
             return f"decoder mean of z from a {self.mixture}-component Gaussian mixture of the aggregate posterior"
         return "decoder mean of z ~ N(0, I)"
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and log_var of q(z | x), each (n, latent_dim)."""
-        mu, log_var = self.encoder(x).chunk(2, dim=1)
+    def posterior(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """mu and log_var of q(z | x, y), each (n, latent_dim); told: y as a `class_vector`, None for no class."""
+        told = class_vector(None, x, self.classes) if told is None else told
+        mu, log_var = self.encoder(with_planes(x, told)).chunk(2, dim=1)
         return mu, log_var
+
+    def decoded(self, z: Tensor, told: Tensor | None = None) -> Tensor:
+        """What the decoder says of z (n, latent_dim): parameters of p(x | z, y)."""
+        told = class_vector(None, z, self.classes) if told is None else told
+        return self.decoder(torch.cat([z, told], dim=1))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """-ELBO and its two terms in nats a dimension, and the bound itself in bits a dimension."""
-        mu, log_var = self.posterior(x)
+        told = learned_classes(self, x, y, self.dropout)
+        mu, log_var = self.posterior(x, told)
         z = reparameterise(mu, log_var)
-        reconstruction = -self.head.log_prob(x, self.decoder(z)).mean() / x[0].numel()
+        reconstruction = -self.head.log_prob(x, self.decoded(z, told)).mean() / x[0].numel()
         kl = kl_to_standard_normal(mu, log_var).mean() / x[0].numel()
         beta = self.beta * min(1.0, self.images_seen / self.warmup if self.warmup else 1.0)
         return {
@@ -99,18 +120,27 @@ class VAE(Generator):
         """log of the mean of p(x | z) p(z) / q(z | x) over draws of z ~ q, (n,) nats (Burda et al. 2016, equation 8).
 
         q sees the 8-bit image x, the head the dequantised one: no narrow head gains by the levels' being discrete.
+        With classes p(x) is the mixture over them that `sample` draws from.
         """
-        mu, log_var = self.posterior(x)
+        if not self.classes:
+            return self.bound_given(x, class_vector(None, x, 0), particles)
+        rows = torch.eye(self.classes, device=x.device, dtype=x.dtype)
+        given = [self.bound_given(x, row.expand(len(x), -1), particles) for row in rows]
+        return torch.logsumexp(torch.stack(given) + self.shares.log()[:, None], dim=0)
+
+    def bound_given(self, x: Tensor, told: Tensor, particles: int) -> Tensor:
+        """The same of p(x | y), (n,) nats."""
+        mu, log_var = self.posterior(x, told)
         x = dequantise(x)
-        log_w = torch.stack([self.log_weight(x, mu, log_var) for _ in range(particles)])  # (k, n)
+        log_w = torch.stack([self.log_weight(x, mu, log_var, told) for _ in range(particles)])  # (k, n)
         return torch.logsumexp(log_w, dim=0) - math.log(particles)
 
-    def log_weight(self, x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    def log_weight(self, x: Tensor, mu: Tensor, log_var: Tensor, told: Tensor | None = None) -> Tensor:
         """log p(x | z) + log p(z) - log q(z | x) at one z ~ q, (n,)."""
         z = reparameterise(mu, log_var)
         log_prior = -0.5 * z**2
         log_posterior = -0.5 * (log_var + (z - mu) ** 2 * torch.exp(-log_var))
-        return self.head.log_prob(x, self.decoder(z)) + (log_prior - log_posterior).sum(1)
+        return self.head.log_prob(x, self.decoded(z, told)) + (log_prior - log_posterior).sum(1)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -118,9 +148,10 @@ class VAE(Generator):
         return self.posterior(x)[0]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean image of p(x | z), (n, C, H, W) in [-1, 1]."""
-        return self.head.mean(self.decoder(z))
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean image of p(x | z), (n, C, H, W) in [-1, 1]; y: class ids (n,), None for no class."""
+        x = self.head.mean(self.decoded(z, class_vector(y, z, self.classes)))
+        return x.clamp(-1, 1) if self.bounded else x
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
@@ -131,16 +162,18 @@ class VAE(Generator):
         return torch.stack([self.decode(torch.lerp(z0, z1, w)) for w in torch.linspace(0, 1, steps).tolist()])
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        refuse_classes(self, y)
+        y = chosen_classes(self, n, y)
         z = torch.randn(n, self.latent_dim, device=self.device)
         if self.mixture:
             k = torch.multinomial(self.mixture_weights, n, replacement=True)
             z = self.mixture_means[k] + (self.mixture_factors[k] @ z[:, :, None])[:, :, 0]
-        return self.decode(z)
+        return self.decode(z, y)
 
     @torch.no_grad()
     def after_fit(self, batches: Iterable[Batch]) -> None:
-        """Fit the mixture to one draw of q(z | x) for each image of `batches`."""
+        """Count the classes, or fit the mixture to one draw of q(z | x) for each image of `batches`."""
+        if self.classes:
+            self.shares.copy_(class_shares(batches, self.classes))
         if not self.mixture:
             return
         from sklearn.mixture import GaussianMixture

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -146,18 +147,26 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class Coupling(nn.Module):
-    """The network of a coupling layer: feature map (n, in_channels, h, w) -> (n, out_channels, h, w), at first 0."""
+def with_planes(x: Tensor, vector: Tensor | None) -> Tensor:
+    """x (n, C, h, w) with a constant plane behind it for each number of a vector (n, d); None is none."""
+    if vector is None or not vector.shape[1]:
+        return x
+    return torch.cat([x, vector[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
-    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1) -> None:
+
+class Coupling(nn.Module):
+    """The network of a coupling layer: (n, in_channels, h, w) and a context (n, context) -> (n, out_channels, h, w), at
+    first 0; each number of the context is a plane of the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int = 1, context: int = 0) -> None:
         super().__init__()
         self.hidden_channels = width  # by which nflows scales a spline's parameters
         self.net = nn.Sequential(
-            conv3x3(in_channels, width),
+            conv3x3(in_channels + context, width),
             *[ResBlock(width, width, identity) for _ in range(blocks)],
             nn.SiLU(),
             zero(conv3x3(width, out_channels)),
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.net(x)
+        return self.net(with_planes(x, context))

@@ -1,8 +1,8 @@
 """What a decoder's output means: p(x | z) of 8-bit images, as a density on [-1, 1] of the dequantised image.
 
 A head has `parameters_of(channels)`, the channels it asks of the decoder; `log_prob(x, out)`, (n,) nats; and
-`mean(out)`, the image to show. Discrete heads spread each level's probability evenly over its bin, so that
-log_prob of every head, and of a flow, can be read in the same bits per dimension.
+`mean(out)`, the image to show, a Gaussian's perhaps outside [-1, 1]. Discrete heads spread each level's probability
+evenly over its bin, so that log_prob of every head, and of a flow, can be read in the same bits per dimension.
 """
 
 import math
@@ -31,7 +31,7 @@ class Gaussian(nn.Module):
         return (-0.5 * z**2 - self.log_sigma - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
-        return out.clamp(-1, 1)
+        return out
 
 
 class DiscretisedLogistics(nn.Module):

@@ -168,7 +168,7 @@ def test_one_channel_without_squeeze_is_refused() -> None:
 class Flatten(nn.Module):
     """The identity as a flow."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         return x.flatten(1), torch.zeros(len(x), dtype=x.dtype)
 
 
@@ -195,6 +195,33 @@ def test_probabilities_of_all_points_sum_to_one(coupling) -> None:
     grid = torch.cartesian_prod(torch.arange(256), torch.arange(256)).double() / 127.5 - 1
     log_p = torch.stack([model.log_prob(grid.view(-1, 2, 1, 1)) for _ in range(2)])
     assert (log_p.exp() / 127.5**2).sum(1).mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("coupling", [affine, spline])
+def test_probabilities_sum_to_one_for_each_class_and_over_them(coupling) -> None:
+    model = off_start(flow((2, 1, 1), coupling, alpha=1e-7, classes=3))
+    assert model.base.weight.any()
+    model.shares.copy_(torch.tensor([0.5, 0.3, 0.2]))
+    grid = torch.cartesian_prod(torch.arange(256), torch.arange(256)).double() / 127.5 - 1
+    x = grid.view(-1, 2, 1, 1)
+    given = [model.log_density(x, row.expand(len(x), -1)).detach().exp() for row in torch.eye(3, dtype=torch.float64)]
+    assert all(p.sum() / 127.5**2 == pytest.approx(1, abs=0.01) for p in given)
+    assert not torch.allclose(given[0], given[1], rtol=0.05)
+    assert model.log_prob(x).exp().sum() / 127.5**2 == pytest.approx(1, abs=0.01)
+
+
+def test_an_asked_class_has_its_own_mean() -> None:
+    """With every layer at its start and z of class k around k, the latents of samples are where they were asked."""
+    model = flow((1, 4, 4), steps=1, classes=3, temperature=0.1)
+    with torch.no_grad():
+        model.base.weight[:16] = torch.arange(3.0)
+    seen = []
+    model.decode = lambda z, y: seen.append(z)
+    y = torch.tensor([0, 2, 1]).repeat(50)
+    model.sample(150, y)
+    assert (seen[0].mean(1) - y).abs().max() < 0.2
+    with pytest.raises(ValueError, match="classes 0 to 2"):
+        model.sample(1, torch.tensor([3]))
 
 
 def test_padded_likelihood_integrates_to_one() -> None:
@@ -244,7 +271,7 @@ def test_temperature_scales_the_noise() -> None:
     model = flow((1, 4, 4))
     seen = []
     decode = model.decode
-    model.decode = lambda z: seen.append(z) or decode(z)
+    model.decode = lambda z, y: seen.append(z) or decode(z, y)
     for temperature in (1.0, 0.5, 0.0):
         model.temperature = temperature
         torch.manual_seed(0)

@@ -106,14 +106,36 @@ def test_penalties_of_a_quadratic_critic_know_where_they_are() -> None:
 
 def test_critic_loss_adds_its_penalties() -> None:
     real, fake = torch.rand(2, 6, *SHAPE)
-    plain = gan().critic_loss(real, fake)
+    plain = gan().critic_loss(real, fake, torch.zeros(len(real), 0))
     assert torch.equal(plain["loss"].detach(), plain["critic_loss"])
     model = gan(r1=2.0, r2=3.0, penalty=10.0)
     model.critic = linear_critic().float()
     square = model.critic[1].weight.square().sum()
-    terms = model.critic_loss(real, fake)
+    terms = model.critic_loss(real, fake, torch.zeros(len(real), 0))
     expected = terms["critic_loss"] + (0.5 * 2 + 0.5 * 3) * square + 10 * (square.sqrt() - 1) ** 2
     torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_projection_discriminator() -> None:
+    """Of a linear critic: psi(x) + <V_y, x> (Miyato & Koyama 2018, equation 3)."""
+    model = gan(classes=3)
+    model.critic = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SHAPE), 4))
+    x, y = torch.randn(5, *SHAPE), torch.tensor([0, 1, 2, 2, 1])
+    w, b = model.critic[1].weight, model.critic[1].bias
+    expected = [x[i].flatten() @ (w[0] + w[1 + y[i]]) + b[0] + b[1 + y[i]] for i in range(5)]
+    told = torch.nn.functional.one_hot(y, 3).float()
+    torch.testing.assert_close(model.judge(x, told)[:, 0], torch.stack(expected))
+
+
+def test_the_generator_is_told_the_class_beside_z() -> None:
+    model = gan(classes=3).eval()
+    seen = []
+    model.generator.forward = lambda z: seen.append(z) or torch.zeros(len(z), *SHAPE)
+    model.sample(3, torch.tensor([2, 0, 1]))
+    assert torch.equal(seen[0][:, 4:], torch.eye(3)[[2, 0, 1]])
+    model.shares.copy_(torch.tensor([0.0, 0.7, 0.3]))
+    model.sample(4000)
+    assert seen[1][:, 4:].mean(0).tolist() == pytest.approx([0, 0.7, 0.3], abs=0.03)
 
 
 def test_validation_without_gradients_has_penalties_too() -> None:
@@ -156,7 +178,7 @@ def test_steps_go_downhill() -> None:
     fit(model, list(batches))
     for i, x in enumerate(batches):
         torch.manual_seed(i)
-        fake = by_hand.generate(4)
+        fake = by_hand.generate(torch.zeros(4, 0))
         critic, _ = non_saturating(by_hand.critic(x), by_hand.critic(fake.detach()))
         sgd(by_hand.critic, critic)
         _, generator = non_saturating(by_hand.critic(x), by_hand.critic(fake))

@@ -60,12 +60,51 @@ def linear_vae(weights: tuple[Tensor, Tensor], wider: float = 1.0, **options: fl
     return VAE(
         SHAPE,
         torch.optim.SGD,
-        encoder=lambda out_features: Posterior(*weights, wider),
+        encoder=lambda out_features, image_shape: Posterior(*weights, wider),
         decoder=lambda in_features, out_channels: Linear(*weights),
         head=Gaussian(SIGMA),
         latent_dim=LATENT,
         **options,
     ).double()
+
+
+class Shifted(nn.Module):
+    """A net of images, or of z, without their last `classes` planes, or numbers, which say how far to shift them."""
+
+    def __init__(self, net: nn.Module, shifts: Tensor, encodes: bool) -> None:
+        super().__init__()
+        self.net, self.shifts, self.encodes = net, shifts, encodes
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner, told = x[:, : -len(self.shifts)], x[:, -len(self.shifts) :]
+        if self.encodes:
+            return self.net(inner - (told[:, :, 0, 0] @ self.shifts).view(-1, *SHAPE))
+        return self.net(inner) + (told @ self.shifts).view(-1, *SHAPE)
+
+
+def test_evidence_of_classes_is_that_of_their_mixture(weights: tuple[Tensor, Tensor]) -> None:
+    """p(x | y) = N(b + shift_y, W W^T + sigma^2 I), known in closed form; so is p(x)."""
+    shifts, shares = torch.randn(2, D, dtype=torch.float64), torch.tensor([0.25, 0.75], dtype=torch.float64)
+    model = VAE(
+        SHAPE,
+        torch.optim.SGD,
+        encoder=lambda out_features, image_shape: Shifted(Posterior(*weights, 1.0), shifts, encodes=True),
+        decoder=lambda in_features, out_channels: Shifted(Linear(*weights), shifts, encodes=False),
+        head=Gaussian(SIGMA),
+        latent_dim=LATENT,
+        classes=2,
+    ).double()
+    model.shares.copy_(shares)
+    x = torch.randn(6, *SHAPE, dtype=torch.float64)
+    given = evidence(weights)
+    expected = torch.stack([given.log_prob(x.flatten(1) - shift) for shift in shifts]) + shares.log()[:, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genzoo.models.vae.dequantise", lambda x: x)
+        torch.testing.assert_close(model.log_prob(x), expected.logsumexp(0), rtol=1e-9, atol=1e-9)
+        loss = model.loss(x, torch.tensor([0, 1] * 3))
+    assert loss["loss"].isfinite()
+    with pytest.raises(ValueError, match=r"no classes: set condition=none"):
+        model.loss(x)
 
 
 def evidence(weights: tuple[Tensor, Tensor]) -> MultivariateNormal:
@@ -163,7 +202,7 @@ class Constant(nn.Module):
 
 def blind_vae(head: nn.Module, out: Tensor) -> VAE:
     """p(x | z) is the head's distribution of `out` whatever z."""
-    nets = {"encoder": lambda out_features: Constant(torch.zeros(2)), "decoder": lambda **_: Constant(out)}
+    nets = {"encoder": lambda out_features, image_shape: Constant(torch.zeros(2)), "decoder": lambda **_: Constant(out)}
     return VAE(SHAPE, torch.optim.SGD, head=head, latent_dim=1, particles=3, **nets)
 
 
@@ -218,7 +257,7 @@ def mixture_vae(k: int) -> VAE:
     return VAE(
         (2, 1, 1),
         torch.optim.SGD,
-        encoder=lambda out_features: Identity(log_var=-30.0),
+        encoder=lambda out_features, image_shape: Identity(log_var=-30.0),
         decoder=lambda in_features, out_channels: Identity(),
         head=Gaussian(),
         latent_dim=2,
