@@ -27,7 +27,7 @@ from genzoo.provenance import refuse_secrets
 from genzoo.suggest import composition_sentence, did_you_mean, known_keys, one_line, refuse_added, refuse_misfits
 
 DEBUG, FULL_ERROR = "--debug", "HYDRA_FULL_ERROR"
-PATHS = ("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide")
+PATHS = ("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide", "first_stage")
 
 
 def conf_folder() -> str:
@@ -50,6 +50,17 @@ def label(model: DictConfig) -> str:
     return str(model.get("name") or model._target_.rsplit(".", 1)[-1]).lower()
 
 
+def latent_shape(first_stage: str) -> list[int]:
+    """(c, h, w) of the latents of a trained first stage. Raises ValueError for a run of another kind."""
+    from genzoo.runs import load
+
+    shape = getattr(load(first_stage), "latent_shape", None)
+    if shape is None:
+        raise ValueError(f"first_stage={first_stage} has no latents: give a run of autoencoder_kl or autoencoder_vq")
+    return list(shape)
+
+
+OmegaConf.register_new_resolver("latent_shape", latent_shape, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("relative", os.path.relpath, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)

@@ -1,0 +1,126 @@
+"""Latent models (Rombach et al. 2022): any family learns the latents of a frozen first stage, which decodes samples."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.generator import Batch, Generator, HasAfterFit
+
+
+def of_generator(name: str) -> property:
+    """An attribute that the wrapped generator has, or has not."""
+    return property(
+        lambda self: getattr(self.generator, name), lambda self, value: setattr(self.generator, name, value)
+    )
+
+
+class Latent(Generator):
+    """z = (E(x) - mean) / std, each channel of unit variance; the generator takes z for its images and knows no x.
+
+    first_stage: a trained model with `latent_shape`, `encode` and `decode`, frozen; a Rombach et al. stage is
+        genzoo.models.autoencoder.Autoencoder. Of codes, the nearest ones are decoded.
+    generator: any family, made for images of latent_shape.
+    Training images are encoded once, when the training starts, unless they come as a stream.
+    Raises ValueError when the sizes of the two do not fit.
+    """
+
+    def __init__(self, image_shape: Sequence[int], first_stage: nn.Module, generator: Generator) -> None:
+        super().__init__(image_shape, generator.optimizer, generator.clip)
+        if not hasattr(first_stage, "latent_shape"):
+            raise ValueError("first_stage has no maps of latents: take a run of autoencoder_kl or autoencoder_vq")
+        for name, wanted, there in (
+            ("image_shape", tuple(first_stage.image_shape), self.image_shape),
+            ("generator.image_shape", tuple(first_stage.latent_shape), generator.image_shape),
+        ):
+            if there != wanted:
+                raise ValueError(f"model.{name} is {there}, the first stage's {wanted}: make them one")
+        self.first_stage, self.generator = first_stage.requires_grad_(False).eval(), generator
+        generator.bounded = False
+        self.automatic_optimization = generator.automatic_optimization
+        self.compiled = [f"generator.{name}" for name in generator.compiled]
+        self.encoded = False  # whether training batches hold latents
+        channels = (generator.image_shape[0], 1, 1)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    sampler, steps, grid, spacing = map(of_generator, ("sampler", "steps", "grid", "spacing"))
+    nfe, classes, condition = map(of_generator, ("nfe", "classes", "condition"))
+    guidance, guides = map(of_generator, ("guidance", "guides"))
+    full_precision = property(lambda self: self.generator.full_precision)
+
+    @property
+    def family(self) -> str:
+        return f"latent {self.generator.family}"
+
+    @property
+    def sampling(self) -> str:
+        size = "x".join(map(str, self.generator.image_shape))
+        return f"{self.generator.sampling}, in latents of {size} ({self.first_stage.family})"
+
+    def train(self, mode: bool = True) -> "Latent":
+        super().train(mode)
+        self.first_stage.eval()
+        return self
+
+    # --- Between images and latents.
+
+    @torch.no_grad()
+    def latents(self, x: Tensor) -> Tensor:
+        """z (n, c, h, w) of images x, each channel of mean 0 and variance 1 over the training images."""
+        return (self.first_stage.encode(x) - self.mean) / self.std
+
+    @torch.no_grad()
+    def images(self, z: Tensor) -> Tensor:
+        """x (n, C, H, W) in [-1, 1] of latents z."""
+        return self.first_stage.decode(z * self.std + self.mean)
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return self.images(self.generator.sample(n, y))
+
+    # --- Training: the generator's own, on latents.
+
+    def on_fit_start(self) -> None:
+        """Measure the latents, keep them in place of the images, then let the generator look at its data."""
+        super().on_fit_start()
+        data = self.trainer.datamodule
+        if data is not None and not self.encoded:
+            self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
+            self.encoded = data.encode_training(self.latents)
+        self.generator.on_fit_start()
+
+    @torch.no_grad()
+    def scale(self, batches: Iterable[Batch]) -> None:
+        """Set mean and std (c, 1, 1) to those of the latents of these images."""
+        count, total, squares = 0, 0.0, 0.0
+        for x, _ in batches:
+            z = self.first_stage.encode(x.to(self.device)).double()
+            count += z.numel() // z.shape[1]
+            total, squares = total + z.sum((0, 2, 3)), squares + z.square().sum((0, 2, 3))
+        mean = total / count
+        self.mean.copy_(mean[:, None, None])
+        self.std.copy_((squares / count - mean**2).clamp(min=1e-12).sqrt()[:, None, None])
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The generator's loss on the latents of images x."""
+        return self.generator.loss(self.latents(x), y)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        self.generator.images_seen = self.images_seen
+        return self.generator.training_step(self.as_latents(batch), batch_idx)
+
+    def as_latents(self, batch: Batch) -> Batch:
+        """A batch as training has it, with latents for images."""
+        x, y = batch
+        return (x, y) if self.encoded else (self.latents(x.to(self.device)), y)
+
+    def configure_optimizers(self) -> Any:
+        return self.generator.configure_optimizers()
+
+    def after_fit(self, batches: Iterable[Batch]) -> None:
+        if isinstance(self.generator, HasAfterFit):
+            self.generator.after_fit(self.each_as_latents(batches))
+
+    def each_as_latents(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        return map(self.as_latents, batches)
