@@ -22,6 +22,7 @@ from genzoo.command import command, ending, plain
 from genzoo.files import sweep_parts, write_bytes
 from genzoo.finite import NotFinite
 from genzoo.generator import Generator, HasAfterFit
+from genzoo.gpu import precision
 from genzoo.loggers import CurvesFile, finish_wandb
 from genzoo.metrics.cost import cost
 from genzoo.metrics.memory import is_out_of_memory
@@ -97,7 +98,7 @@ def finish(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict
 
 def train_in_processes(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[str, Any]:
     """`train`, in new processes where the trainer wants several of them."""
-    n = to_start(instantiate(settings["trainer"], logger=False))
+    n = to_start(instantiate(settings["trainer"], logger=False, precision=None))
     if n == 1:
         return train(settings, folder, overrides)
     launch(n, train, settings, folder, overrides)
@@ -112,13 +113,14 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     started = time.time()
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     data = instantiate(settings["data"], _convert_="all")
-    trainer = make_trainer(settings, folder)
+    model = runs.build(settings)
+    trainer = make_trainer(settings, folder, model)
     device = trainer.strategy.root_device
     # before the training, so that a missing extractor is known at once
     with rank_zero_first(trainer):
         score = Scorer(settings, data, device) if settings["metrics"] else None
     find(trainer, Judge).score = score.quick if score else None
-    model = runs.build(settings)
+    refuse_condition(settings, model)
     if trainer.accumulate_grad_batches > 1 and not model.automatic_optimization:
         raise ValueError(
             f"trainer.accumulate_grad_batches: {model.family} has two players; lower data.batch_size instead"
@@ -139,7 +141,7 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         judged = score(model) if score else unscored(model)
         if not trainer.is_global_zero:
             return judged.record
-        costs = cost(model, budget.seconds, budget.multiply_adds)
+        costs = cost(model, budget.seconds, budget.multiply_adds) | {"precision": trainer.precision}
         more = showcase(model, data.split("test").x)
     runs.save_gallery(folder, judged, data.split("test").x, more)
     metrics = {
@@ -153,6 +155,17 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     runs.write_json(folder / runs.METRICS, metrics)
     finish_wandb(metrics, trainer.loggers)
     return metrics
+
+
+def refuse_condition(settings: dict[str, Any], model: Generator) -> None:
+    """Raises ValueError for a condition that this family would not listen to."""
+    asked = settings["condition"]
+    if asked is None or getattr(model, "condition", None) is not None:
+        return
+    if asked["_target_"].rpartition(".")[2] != "Classes":
+        raise ValueError(f"{model.family} knows classes alone: set condition=classes or none, or model=ddpm")
+    if not getattr(model, "classes", 0):
+        raise ValueError(f"{model.family} is told nothing beside the image: set condition=none")
 
 
 @contextmanager
@@ -172,15 +185,21 @@ def enough_memory(settings: dict[str, Any], model: Generator) -> Iterator[None]:
         ) from error
 
 
-def make_trainer(settings: dict[str, Any], folder: Path) -> pl.Trainer:
+def make_trainer(settings: dict[str, Any], folder: Path, model: Generator) -> pl.Trainer:
     """Lightning's Trainer with the configured callbacks and loggers; the Budget says when it validates."""
     callbacks = instantiate(list(settings["callbacks"].values()), _convert_="all")
     loggers = [CurvesFile(folder), *instantiate(list(settings["logger"].values()), _convert_="all")]
     for logger in loggers:
         logger.log_hyperparams(settings)
     where = folder / runs.CHECKPOINTS  # of what Lightning saves when SLURM puts the job back into its queue
+    asked = settings["trainer"]
     return instantiate(
-        settings["trainer"], callbacks=callbacks, logger=loggers, val_check_interval=NEVER, default_root_dir=where
+        asked,
+        callbacks=callbacks,
+        logger=loggers,
+        precision=precision(asked["precision"], asked["accelerator"], model),
+        val_check_interval=NEVER,
+        default_root_dir=where,
     )
 
 

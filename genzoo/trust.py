@@ -27,6 +27,7 @@ NAMES = {
     "genzoo.metrics.evaluate.evaluate", "genzoo.metrics.features.cifar10", "genzoo.metrics.features.classifier",
     "genzoo.metrics.features.dinov2", "genzoo.metrics.features.efficientnet", "genzoo.metrics.features.inception",
     "genzoo.metrics.features.pixels",
+    "genzoo.runs.load",  # which judges the folder that it reads
 }  # fmt: skip
 TRAINING = {section: ("genzoo", "pytorch_lightning") for section in ("callbacks", "logger", "on_nan", "trainer")}
 LOOKUPS = {"hydra.utils.get_class", "hydra.utils.get_method", "hydra.utils.get_object"}

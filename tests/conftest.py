@@ -1,16 +1,19 @@
 """What every test shares: one thread, a seed, and a configuration composed as the command line would."""
 
-from functools import partial
+import tempfile
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from genzoo import export, runs
 from genzoo.command import conf_folder, plain
 from genzoo.metrics import cost
 
 cost.BATCHES, cost.ENOUGH = (1, 4), 0.0  # the runs of tests need no good measure of their speed
+STAGES = {"model=latent": "autoencoder_kl", "model=code_prior": "autoencoder_vq"}
 torch.set_num_threads(1)  # two threads on two busy cores wait for each other
 
 
@@ -28,9 +31,23 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def composed(*overrides: str, config: str = "config") -> dict:
-    """The plain configuration of these overrides; a test that trains gives `folder`."""
+    """The plain configuration of these overrides; a test that trains gives `folder`. A second stage gets a first."""
+    stage = next((STAGES[o] for o in overrides if o in STAGES), None)
+    if stage and not any("first_stage=" in o for o in overrides):
+        overrides = (*overrides, f"first_stage='{first_stage(stage, *(o for o in overrides if o.startswith('data')))}'")
     with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
         return plain(compose(config, overrides=["folder=unused", *overrides]))
+
+
+@cache
+def first_stage(model: str, *data: str) -> str:
+    """The folder of an untrained autoencoder of these images."""
+    torch.manual_seed(0)
+    config = composed(f"model={model}", "width=8", *data)
+    folder = tempfile.mkdtemp(prefix="stage")
+    provenance = {"family": "autoencoder", "sampling": "", "overrides": []}
+    export.write(Path(folder), runs.build(config), config, {"protocol_id": "", "scores": {}, "provenance": provenance})
+    return folder
 
 
 @pytest.fixture

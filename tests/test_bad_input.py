@@ -35,7 +35,7 @@ SDEDIT = "run={ddpm} image={there}/grey.png task=sdedit"
 MODELS = {
     "ddpm": ["model=ddpm", "steps=2"],
     "vae": ["model=vae"],
-    "classes": ["model=ddpm", "model.classes=10", "steps=2"],
+    "classes": ["model=ddpm", "condition=classes", "steps=2"],
     "toy": ["model=ddpm", "data=toy2d", "steps=2"],
 }
 
@@ -137,7 +137,7 @@ CASES = [  # module, arguments, culprit, remedy
     (RUN, "nets.denoiser=genzoo.nets.unnet.UNet", "nets.denoiser", "did you mean unet?"),
     (SAMPLE, "rum={ddpm}", "rum", "did you mean run?"),
     (RUN, "--hlep", "--hlep", "did you mean --help?"),
-    (RUN, "model=null", "model=null", "there are consistency, ddpm"),
+    (RUN, "model=null", "model=null", "there are autoencoder_kl, autoencoder_vq"),
     (SAMPLE, "--cfg jb", "'jb'", "choose from"),
     # what cannot be read
     (RUN, "model", "'model'", "write model=VALUE"),
@@ -167,11 +167,11 @@ CASES = [  # module, arguments, culprit, remedy
     (RUN, "metrics.reference=tests", "metrics.reference=tests", "choose train, val, test"),
     # data
     (RUN, "data.image_shape=[1,9,9] metrics=none", "(1, 8, 8)", "set data.image_shape=[1,8,8]"),
-    (RUN, "model.classes=7 metrics=none", "model.classes=7", "set model.classes=10"),
+    (RUN, "condition=classes condition.classes=7 metrics=none", "condition.classes=7", "set condition.classes=10"),
     (RUN, f"{FOLDER} data.path=nowhere", "nowhere", "set data.path"),
     (RUN, f"{FOLDER} data.path={{there}}/empty", "empty", "set data.path"),
     (RUN, f"{FOLDER} data.path={{there}}/mixed", "notes.png", "repair or remove"),
-    (RUN, f"{FOLDER} data.path={{there}}/photos data.size=0", "data.size=0", "at least 1"),
+    (RUN, f"{FOLDER} data.path={{there}}/photos data.size=0", "0x0 pixels", "at least 1"),
     (RUN, f"{FOLDER} data.path={{there}}/photos +data.colour=1", "colour", "channels"),
     (RUN, "hydra.run.dir={there}/grey.png/x", "grey.png", "is no folder; choose another"),
     (RUN, "data.image_shape=3", "data.image_shape=3", "give a list"),

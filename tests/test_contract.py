@@ -126,7 +126,7 @@ def test_a_training_run_loads_with_its_averaged_weights(settings, family: str, t
     runs.claim(tmp_path, chosen)
     data = instantiate(chosen["data"], _convert_="all")
     model = runs.build(chosen)
-    trainer = make_trainer(chosen, tmp_path)
+    trainer = make_trainer(chosen, tmp_path, model)
     trainer.fit(model, data)
     assert model.images_seen == 320
     loaded, average = genzoo.load(tmp_path), find(trainer, EMA).average

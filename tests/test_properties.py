@@ -17,7 +17,8 @@ from genzoo.command import conf_folder
 from genzoo.data.batches import epoch_batches, ordered_batches
 from genzoo.data.pixels import to_pixels
 from genzoo.diffusion import grids, schedules
-from genzoo.nets import conv, dcgan, mlp, unet
+from genzoo.nets import conv, dcgan, dit, mlp, unet
+from genzoo.nets.conditions import Classes
 
 few = settings(derandomize=True, max_examples=12, deadline=None)
 some = settings(derandomize=True, max_examples=25, deadline=None)
@@ -95,11 +96,12 @@ def gives(net: nn.Module, shape: tuple[int, ...], *inputs: Tensor) -> None:
     times=st.integers(1, 2),
     outputs=st.integers(1, 2),
     n=batches,
-    net=st.sampled_from([unet.UNet, mlp.Denoiser]),
+    net=st.sampled_from([unet.UNet, mlp.Denoiser, dit.DiT]),
 )
 def test_denoisers_keep_the_shape(shape, width, blocks, classes, times, outputs, n, net):
     assume((n, width, *shape[1:]) != (1, 1, 1, 1))  # a single value has no deviation to be normalised by
-    made = net(shape, width=width, blocks=blocks, classes=classes, times=times, outputs=outputs)
+    condition = Classes(classes, 5) if classes else None
+    made = net(shape, width=width, blocks=blocks, condition=condition, times=times, outputs=outputs)
     t = torch.rand(n) if times == 1 else torch.rand(n, times)
     y = torch.zeros(n, dtype=torch.long) if classes else None
     gives(made, (n, outputs * shape[0], *shape[1:]), torch.randn(n, *shape), t, y)

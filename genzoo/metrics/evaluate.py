@@ -46,6 +46,7 @@ def evaluate(
     dataset: str,
     scores: Mapping[str, ScoreFunction],
     likelihoods: Callable[..., list[dict[str, Any]]] | None = None,
+    reconstructions: Callable[..., Scores] | None = None,
     reference: str = "train",
     n: int | None = None,
     sets: int = 1,
@@ -62,6 +63,7 @@ def evaluate(
     extractor: one of `genzoo.metrics.features` or any module, on the device to compute on.
     scores: functions of `genzoo.metrics.scores`.
     likelihoods: `genzoo.metrics.likelihood.bits_per_dim_rows` of a model, asked for up to n_likelihood test images.
+    reconstructions: `genzoo.metrics.reconstruction.reconstruction` of a model, asked for all test images.
     n: images of a set; None takes as many as the test split has, at most 10,000. sets: disjoint sets, each scored
     by itself; the value is their mean and every one is kept.
     estimates: of the likelihood, also where there is a bound. batch_size: images at a time. Neither changes a score.
@@ -85,10 +87,13 @@ def evaluate(
     fakes = draw_together(sample, sets * protocol.n_fake, batch_size, seed).split(protocol.n_fake)
     held_out = chosen(splits["test"], protocol.n_likelihood, seed)
     densities = likelihoods(held_out, batch_size, seed, estimates) if likelihoods and len(held_out) else []
+    originals = chosen(images["test"], len(images["test"]), seed)
+    again = reconstructions(originals, extractor, batch_size) if reconstructions else {}
+    distances = combined([compare(fake, real) for fake in fakes], protocol.n_fake)
     record = {
         "protocol": json.loads(json.dumps(asdict(protocol))),
         "protocol_id": protocol.protocol_id,
-        "scores": combined([compare(fake, real) for fake in fakes], protocol.n_fake) | tightest(densities),
+        "scores": distances | combined([again], len(originals)) | tightest(densities),
         "likelihoods": densities,
         "calibration": calibration(images, compare, against, protocol, cache_dir),
     }

@@ -44,7 +44,7 @@ def test_option_trains_and_samples(overrides: list[str], settings, tmp_path: Pat
     chosen = settings(f"folder={tmp_path}", *overrides, *FEW, *steps)
     data, model = instantiate(chosen["data"], _convert_="all"), runs.build(chosen)
     runs.claim(tmp_path, chosen)
-    make_trainer(chosen, tmp_path).fit(model, data)
+    make_trainer(chosen, tmp_path, model).fit(model, data)
     if isinstance(model, HasAfterFit):
         model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
     drawn = []
