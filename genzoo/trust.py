@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-# Every class and function that is defined below these: they compute, and touch neither files nor the network. Not all
-# of torch.nn: torch.nn.attention imports modules by the name that it is given.
+# Every class and function that is defined below these: they compute, and touch neither files nor the network; but for
+# genzoo.nets.text.ClipText and genzoo.nets.foreign, which read JSON and safetensors where their path says, and call
+# nothing that these name. Not all of torch.nn: torch.nn.attention imports modules by the name that it is given.
 ROOMS = (
     "genzoo.models", "genzoo.nets", "genzoo.diffusion", "genzoo.metrics.scores",
     "torch.nn.modules", "torch.nn.functional", "torch.optim",
@@ -23,7 +24,8 @@ SHORT = "torch.nn"  # where classes of torch.nn.modules go by a shorter name
 # Of the rooms that read and write files: what conf/ names.
 NAMES = {
     "genzoo.data.datamodule.DataModule", "genzoo.data.digits.digits", "genzoo.data.folder.folder",
-    "genzoo.data.hub.hub", "genzoo.data.idx.fashion_mnist", "genzoo.data.idx.mnist", "genzoo.data.toy2d.toy2d",
+    "genzoo.data.hub.hub", "genzoo.data.idx.fashion_mnist", "genzoo.data.idx.mnist", "genzoo.data.scenes.scenes",
+    "genzoo.data.toy2d.toy2d",
     "genzoo.metrics.evaluate.evaluate", "genzoo.metrics.features.cifar10", "genzoo.metrics.features.classifier",
     "genzoo.metrics.features.dinov2", "genzoo.metrics.features.efficientnet", "genzoo.metrics.features.inception",
     "genzoo.metrics.features.pixels",

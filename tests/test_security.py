@@ -87,7 +87,7 @@ def test_a_run_folder_that_names_a_command_is_refused(key: str, run_folder: Path
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("tool", ["sample", "score", "edit", "export"])
+@pytest.mark.parametrize("tool", ["sample", "score", "edit", "export", "interop"])
 def test_no_command_calls_what_a_run_folder_names(tool: str, run_folder: Path, monkeypatch, capsys) -> None:
     canary = run_folder / "ran"
     settings = runs.read_settings(run_folder)

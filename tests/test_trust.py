@@ -43,7 +43,7 @@ REFUSED = [
     "genzoo.runs.os.system",
     "genzoo.nets.conv.torch.hub.load",
     "genzoo.models.vae.VAE.load_from_checkpoint",  # unpickles
-    "genzoo.runs.load",
+    "genzoo.runs.build",
     "genzoo.runs.write_json",  # writes anywhere
     "genzoo.files.write_bytes",
     "genzoo.files.sweep_parts",
