@@ -20,6 +20,7 @@ from genzoo.generator import Generator
 from genzoo.metrics.evaluate import GALLERY, Evaluation
 from genzoo.metrics.inputs import quantised
 from genzoo.metrics.protocol import short_hash
+from genzoo.nets import lora
 from genzoo.pictures import save_grid
 from genzoo.trust import check
 
@@ -52,6 +53,7 @@ def essence(settings: dict[str, Any]) -> dict[str, Any]:
     shaping = ("learning_rate", "ema")
     return {
         **keep,
+        **{key: settings[key] for key in ("from", "lora", "prior") if settings.get("from")},
         "data": {key: value for key, value in settings["data"].items() if key != "root"},
         "callbacks": {name: settings["callbacks"].get(name) for name in shaping},
         "precision": settings["trainer"].get("precision"),
@@ -151,12 +153,17 @@ def save_gallery(
 
 
 def build(settings: dict[str, Any]) -> Generator:
-    """The untrained model of a configuration."""
-    return instantiate(settings["model"], _convert_="all")
+    """The untrained model of a configuration, with LoRA's terms where it asks for them."""
+    model = instantiate(settings["model"], _convert_="all")
+    return lora.adapt(model, **settings["lora"]) if has_lora(settings) else model
+
+
+def has_lora(settings: dict[str, Any]) -> bool:
+    return bool(settings.get("from") and settings["lora"]["rank"])
 
 
 def load(run_dir: str | Path, map_location: str | torch.device = "cpu", allow: Iterable[str] = ()) -> Generator:
-    """The trained model of a run, its averaged weights in place, in evaluation mode.
+    """The trained model of a run, its averaged weights in place, LoRA's terms added to them, in evaluation mode.
 
     run_dir: the folder of a run, or one of its checkpoints by name, or a folder that genzoo.export wrote.
     allow: packages whose code it may name beside that of genzoo.trust, as ["mypackage"]: only if you trust it.
@@ -165,6 +172,8 @@ def load(run_dir: str | Path, map_location: str | torch.device = "cpu", allow: I
     """
     from genzoo import export  # which imports this file
 
+    if run_dir is None:
+        raise ValueError("no run is named to load: set first_stage=RUN_FOLDER of a trained autoencoder")
     if export.is_shared(run_dir):
         return export.load(run_dir, map_location, allow)
     path = Path(run_dir)
@@ -183,5 +192,6 @@ def load(run_dir: str | Path, map_location: str | torch.device = "cpu", allow: I
         raise ValueError(
             f"{path} does not fit the model of {SETTINGS} ({error}); put back its own checkpoint or {SETTINGS}"
         ) from error
+    model = lora.merge(model) if has_lora(settings) else model
     model.images_seen = checkpoint["images_seen"]
     return model.to(map_location).eval()

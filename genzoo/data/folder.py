@@ -1,5 +1,7 @@
-"""Any tree of images: the first folder below the root (or below train/, val/, test/) is the class."""
+"""Any tree of images: the first folder below the root (or below train/, val/, test/) is the class; or captions."""
 
+import csv
+import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -8,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from genzoo.data.captions import LENGTH, caption_bytes
 from genzoo.data.pixels import decode, decode_all, printable, tell_bad
 from genzoo.data.splits import Images, Splits, held_out
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+METADATA = {"metadata.jsonl": lambda lines: map(json.loads, filter(str.strip, lines)), "metadata.csv": csv.DictReader}
+ASKS = ("class", "caption")
 Pair = tuple[Path, Path]  # a file relative to the root, and relative to the folder that holds the classes
 
 
@@ -24,6 +30,8 @@ def folder(
     val: float = 0.05,
     test: float = 0.1,
     on_bad: str = "stop",
+    ask: str = "class",
+    length: int = LENGTH,
 ) -> Splits:
     """The images below `path`, resized and centre-cropped to `size`: one side, or height and width.
 
@@ -33,12 +41,17 @@ def folder(
     are no labels. Links to folders are not followed.
 
     on_bad: "stop" at an unreadable file or "skip" it; the log lists what is skipped.
-    Raises FileNotFoundError without images, ValueError for an unreadable file or folder, or an empty split.
+    ask: what y is, "class", or "caption" (n, length) uint8, UTF-8 padded with zeros: see `captions`.
+    Raises FileNotFoundError without images, ValueError for an unreadable file or folder, an empty split, or an image
+    without a caption that is asked for.
     """
+    if ask not in ASKS:
+        raise ValueError(f"data.ask={ask}: choose {' or '.join(ASKS)}.")
     root = Path(path).expanduser()
     files = image_files(root)
     groups = divide(files, val, test)
-    classes = class_names(groups)
+    said = captions(root, files, length) if ask == "caption" else None
+    classes = class_names(groups) if said is None else None
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"data.size={size}: give sides of at least 1.")
@@ -46,7 +59,10 @@ def folder(
         if not group:
             raise ValueError(f"No {split} images in {root}: add some, raise data.{split}, or make a {split}/ folder.")
     shape = (channels, height, width)
-    parts = [load(root, split, group, classes, shape, on_bad) for split, group in groups.items()]
+    parts = []
+    for split, group in groups.items():
+        x, kept = load(root, split, group, shape, on_bad)
+        parts.append(Images(x, labels([group[i] for i in kept], classes, said, length)))
     return Splits(*parts, class_names=classes)
 
 
@@ -102,17 +118,72 @@ def class_names(groups: dict[str, list[Pair]]) -> tuple[str, ...] | None:
     return tuple(sorted({printable(file.parts[0]) for file in inner}))
 
 
-def load(
-    root: Path, split: str, group: list[Pair], classes: tuple[str, ...] | None, shape: Sequence[int], on_bad: str
-) -> Images:
-    """One split in memory. Raises ValueError if every image of it is skipped."""
+def load(root: Path, split: str, group: list[Pair], shape: Sequence[int], on_bad: str) -> tuple[Tensor, list[int]]:
+    """One split in memory, and which files of the group it holds. Raises ValueError if every image of it is skipped."""
     x, kept, bad = decode_all([root / file for file, _ in group], partial(_read, shape=shape), shape, on_bad)
     tell_bad(bad, len(group), split)
     if not kept:
         raise ValueError(f"All {len(group)} {split} images in {root} are unreadable, so none is left to use. {bad[0]}")
-    labels = [classes.index(printable(group[i][1].parts[0])) for i in kept] if classes else None
-    return Images(x, torch.tensor(labels) if labels else None)
+    return x, kept
+
+
+def labels(
+    pairs: list[Pair], classes: tuple[str, ...] | None, said: dict[Path, str] | None, length: int
+) -> Tensor | None:
+    """y of these files: captions, or class ids, or None."""
+    if said is not None:
+        return caption_bytes([said[file] for file, _ in pairs], length)
+    return torch.tensor([classes.index(printable(inner.parts[0])) for _, inner in pairs]) if classes else None
 
 
 def _read(file: Path, shape: Sequence[int]) -> np.ndarray:
     return decode(partial(Image.open, file), shape, str(file))
+
+
+# --- Captions.
+
+
+def captions(root: Path, files: list[Path], length: int = LENGTH) -> dict[Path, str]:
+    """What is said of each image: in a metadata.jsonl or metadata.csv in its folder or above it, by "file_name", which
+    is relative to that file, and "text", as Hugging Face's imagefolder has it; else in the .txt of its name beside it.
+
+    Raises ValueError for an image of which nothing is said, or more than `length` bytes.
+    """
+    told = {}
+    for place in visible_files(root):
+        if place.name in METADATA:
+            told |= listed(root, place)
+    found = {file: told[file] if file in told else beside(root / file) for file in files}
+    for file, text in found.items():
+        name = printable(str(root / file))
+        if not text:
+            raise ValueError(
+                f"{name} has no caption: write one into {file.stem}.txt beside it or into a metadata.jsonl, "
+                "or set data.ask=class."
+            )
+        if (n := len(text.encode())) > length:
+            raise ValueError(f"The caption of {name} has {n} bytes: set data.length={n} condition.length={n}.")
+    return found
+
+
+def listed(root: Path, place: Path) -> dict[Path, str]:
+    """The captions in a file of metadata, by path relative to the root. Raises ValueError for one of another form."""
+    try:
+        with open(place, encoding="utf-8-sig", newline="") as lines:
+            rows = [(row["file_name"], row["text"].strip()) for row in METADATA[place.name](lines)]
+            below = place.parent.relative_to(root)
+            return {Path(os.path.normpath(below / name)): text for name, text in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        form = 'lines of {"file_name": ..., "text": ...}' if place.suffix == ".jsonl" else "columns file_name and text"
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{place} cannot be read ({said}): it takes {form}.") from error
+
+
+def beside(file: Path) -> str | None:
+    """The text of the .txt of the same name; None if there is none."""
+    try:
+        return file.with_suffix(".txt").read_text("utf-8-sig").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.with_suffix('.txt')} cannot be read ({error}): make it UTF-8 text.") from error

@@ -63,6 +63,8 @@ def test_the_source_gets_its_keys_from_the_command_line(conf: Path, tmp_path: Pa
         "channels": 1,
         "val": 0.05,
         "test": 0.1,
+        "ask": "class",
+        "length": 100,
         "on_bad": "stop",
     }
     toy = module(conf, "data=toy2d", "data.kind=moons", "+data.train=100", "+data.val=10", "+data.test=20")

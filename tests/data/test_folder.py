@@ -1,6 +1,7 @@
 """A tree of images: any kind of file, any size, fixed splits; what is no image stops it or is listed."""
 
 import io
+import json
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from genzoo.data.captions import caption_strings
 from genzoo.data.folder import folder
 from genzoo.data.pixels import to_pixels
 
@@ -206,6 +208,80 @@ def test_what_may_not_be_read_is_named(tree: Path) -> None:
     file, place = ran.stdout.splitlines()
     assert file == "Cannot read the image a/bee/1.png (Permission denied); repair or remove it."
     assert place == "b/bee cannot be read (Permission denied): change its rights or move it away."
+
+
+# --- Captions.
+
+
+@pytest.fixture
+def told(tree: Path) -> Path:
+    """The tree with captions that say which image each is: of ants in a table, of bees in lines, of cats in .txt."""
+    names = {place: [f"{i}.png" for i in range(20)] for place in ("ant", "bee", "cat/small")}
+    rows = "".join(f'{name},"an ant, {name}"\n' for name in names["ant"])
+    (tree / "ant" / "metadata.csv").write_text("file_name,text\n" + rows)
+    lines = [json.dumps({"file_name": f"bee/{name}", "text": f" ein Bär {name} ", "more": 1}) for name in names["bee"]]
+    (tree / "metadata.jsonl").write_text("\n".join([*lines, "", '{"file_name": "../no.png", "text": "elsewhere"}']))
+    for name in names["cat/small"]:
+        (tree / "cat" / "small" / name).with_suffix(".txt").write_text(f"a cat {name}\n")
+    return tree
+
+
+def test_captions_are_read_from_metadata_and_from_texts_beside(told: Path) -> None:
+    plain, said = folder(str(told), **SHARES), folder(str(told), **SHARES, ask="caption", length=20)
+    assert said.class_names is None and plain.class_names == ("ant", "bee", "cat")
+    names = {"an ant, ": "ant/", "ein Bär ": "bee/", "a cat ": "cat/small/"}
+    for before, after in zip(plain[:3], said[:3]):
+        assert torch.equal(before.x, after.x) and after.y.shape == (len(after.x), 20) and after.y.dtype == torch.uint8
+        for x, caption in zip(after.x, caption_strings(after.y)):
+            start = next(start for start in names if caption.startswith(start))
+            file = told / (names[start] + caption.removeprefix(start))
+            assert np.array_equal(x.numpy(), to_pixels(Image.open(file), (3, 8, 8)))
+
+
+def test_skipped_images_take_their_captions_along(told: Path) -> None:
+    whole = folder(str(told), **SHARES, ask="caption")
+    (told / "ant" / "bad.png").write_bytes(b"")
+    (told / "ant" / "bad.txt").write_text("no image at all")
+    skipped = folder(str(told), **SHARES, ask="caption", on_bad="skip")
+    for before, after in zip(whole[:3], skipped[:3]):
+        assert torch.equal(before.x, after.x) and torch.equal(before.y, after.y)
+
+
+def test_metadata_comes_before_a_text_beside(told: Path) -> None:
+    (told / "bee" / "0.txt").write_text("not this one")
+    said = folder(str(told), **SHARES, ask="caption")
+    captions = [caption for part in said[:3] for caption in caption_strings(part.y)]
+    assert "ein Bär 0.png" in captions and "not this one" not in captions
+
+
+WRONG = {
+    "cat/small/3.txt": (
+        "",
+        r"^{tree}/cat/small/3\.png has no caption: write one into 3\.txt beside it or into a metadata",
+    ),
+    "bee/metadata.jsonl": (
+        '{"file": "1.png"}',
+        r"^{tree}/bee/metadata\.jsonl cannot be read \(KeyError: 'file_name'\)",
+    ),
+    "metadata.jsonl": ("[1", r"^{tree}/metadata\.jsonl cannot be read .*it takes lines of .\"file_name\": "),
+    "ant/metadata.csv": (
+        "file_name\n1.png\n",
+        r"^{tree}/ant/metadata\.csv cannot be read .*columns file_name and text",
+    ),
+    "ant/metadata.jsonl": ('{"file_name": "1.png", "text": 3}', r"^{tree}/ant/metadata\.jsonl cannot be read"),
+    "cat/small/4.txt": ("ä" * 51, r"^The caption of {tree}/cat/small/4\.png has 102 bytes: set data\.length=102 cond"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_captions_are_named(told: Path, name: str) -> None:
+    content, said = WRONG[name]
+    (told / name).write_text(content)
+    with pytest.raises(ValueError, match=said.replace("{tree}", str(told))):
+        folder(str(told), **SHARES, ask="caption")
+    assert folder(str(told), **SHARES).class_names  # no caption is asked for, none is read
+    with pytest.raises(ValueError, match=r"^data\.ask=words: choose class or caption\.$"):
+        folder(str(told), ask="words")
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:

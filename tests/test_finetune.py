@@ -1,0 +1,204 @@
+"""Fine-tuning begins exactly where another run ended, needs that run no more, and keeps its own promises."""
+
+import hashlib
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from genzoo import export, finetune, runs
+from genzoo.data.splits import Images
+from genzoo.generator import Generator, to_uint8
+from genzoo.nets.lora import LowRank
+from genzoo.run import finish
+
+from . import test_resume
+from .conftest import composed
+from .torture import TINY, alike
+
+SMALL = [*(o for o in TINY if not o.startswith(("data.flip", "metrics"))), "metrics=none"]
+DDPM = ["model=ddpm", "steps=2", "model.bound_terms=2", "model.inversion=2", "condition=classes", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of digits with classes."""
+    folder = tmp_path_factory.mktemp("first")
+    finish(composed(f"folder='{folder}'", *DDPM, "budget.images=256"), folder, [])
+    return folder
+
+
+def samples(model: Generator) -> torch.Tensor:
+    torch.manual_seed(1)
+    return model.eval().sample(4, torch.arange(4))
+
+
+def tuned(first: Path, *overrides: str) -> Generator:
+    """The model of a fine-tuning before its first step."""
+    settings = composed(f"from='{first}'", *DDPM, *overrides)
+    model = runs.build(settings)
+    finetune.take(model, str(first), settings["model"])
+    return model
+
+
+@pytest.mark.parametrize("overrides", [[], ["lora.rank=2"], ["lora.rank=2", "lora.modules=conv", "lora.alpha=8"]])
+def test_it_begins_where_the_other_run_ended(first: Path, overrides: list[str]) -> None:
+    there = runs.load(first)
+    with torch.no_grad():
+        untrained = samples(runs.build(composed(f"from='{first}'", *DDPM, *overrides)))
+    assert not torch.equal(samples(there), untrained)
+    assert torch.equal(samples(tuned(first, *overrides)), samples(there))
+
+
+def test_another_model_is_refused_in_one_sentence(first: Path) -> None:
+    sentence = (
+        r"net\.conditioning\.time\.0\.weight is \(16, 4\) there and \(32, 8\) here; set as there model\.net\.width"
+    )
+    with pytest.raises(ValueError, match=rf"^from={first} does not fit: {sentence} \(4 there, 8 now\)"):
+        tuned(first, "width=8")
+    with pytest.raises(ValueError, match=r"does not fit: encoder\.\S+ is missing there and .*model\._target_"):
+        settings = composed("model=vae", *SMALL)
+        finetune.take(runs.build(settings), str(first), settings["model"])
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        tuned(first / "nowhere")
+
+
+def test_settings_stay_as_they_are_asked_for_and_what_was_learned_comes_along(first: Path) -> None:
+    cosine = tuned(first, "model.sigmas._target_=genzoo.diffusion.schedules.cosine")
+    there = runs.load(first)
+    assert torch.equal(cosine.asks, there.asks) and not torch.equal(cosine.sigmas, there.sigmas)
+    shorter = tuned(first, "model.sigmas.steps=50")
+    assert len(shorter.sigmas) == 50 and torch.equal(shorter.net.stem.weight, there.net.stem.weight)
+    there.asks = there.asks[:10]  # as of another data set's conditions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "load", lambda run: there)
+        assert len(tuned(first).asks) == 1000
+
+
+TUNING = [*DDPM, "lora.rank=2", "prior.weight=0.5", "prior.n=16", "budget.images=256"]
+
+
+@pytest.fixture(scope="module")
+def whole(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(composed(f"folder='{folder}'", *TUNING, f"from='{first}'"), folder, [])
+    return folder
+
+
+def test_stops_change_nothing_and_the_first_run_may_go(first: Path, whole: Path, tmp_path: Path, monkeypatch) -> None:
+    """Bit for bit; and as soon as its weights and images are there, the folder that it came from disappears."""
+    copy = shutil.copytree(first, tmp_path / "a = copy, of it")
+    drew = finetune.drawn
+    monkeypatch.setattr(finetune, "drawn", lambda *arguments: [drew(*arguments), shutil.rmtree(copy)][0])
+    monkeypatch.setattr(test_resume, "TINY", SMALL)
+    stops = [(signal.SIGTERM, "on_train_batch_end", 64), (signal.SIGINT, "on_before_optimizer_step", 190)]
+    stopped = test_resume.trained(tmp_path / "stopped", [*TUNING, f"from='{copy}'"], stops)
+    assert not copy.exists()
+    alike(whole, stopped)
+    record = json.loads((stopped / runs.METRICS).read_text())["provenance"]["from"]
+    weights = first / runs.CHECKPOINTS / "last.ckpt"
+    assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert record["images_seen"] == 256 and record["run"] == str(copy)
+
+
+def test_its_model_is_a_plain_one_that_needs_no_other_run(first: Path, whole: Path, tmp_path: Path) -> None:
+    model = runs.load(whole)
+    assert model.images_seen == 256 and not any(isinstance(m, LowRank) for m in model.modules())
+    assert model.state_dict().keys() == runs.load(first).state_dict().keys()
+    assert not torch.equal(samples(model), samples(runs.load(first)))
+    export.write(tmp_path, model, runs.read_settings(whole), runs.finished(whole))
+    assert torch.equal(samples(runs.load(tmp_path)), samples(model))
+    assert torch.equal(samples(tuned(tmp_path)), samples(model))  # a shared folder is a beginning, too
+    with (whole / "curves.csv").open() as lines:
+        assert {"train/prior", "train/new"} <= {line.split(",")[2] for line in lines}
+
+
+def test_with_lora_the_frozen_weights_stay_those_of_the_first_run(first: Path, whole: Path) -> None:
+    state = torch.load(whole / runs.CHECKPOINTS / "last.ckpt", weights_only=True)
+    there = runs.load(first).state_dict()
+    name = "net.down.0.res.conv1"
+    mark = f"{name}.parametrizations.weight."
+    for weights in (state["state_dict"], state["ema"]["average"]):
+        assert torch.equal(weights[f"{mark}original"], there[f"{name}.weight"]) and weights[f"{mark}0.B"].any()
+    b, a = (state["ema"]["average"][f"{mark}0.{part}"] for part in "BA")
+    merged = there[f"{name}.weight"] + (b @ a).view_as(there[f"{name}.weight"])
+    torch.testing.assert_close(runs.load(whole).state_dict()[f"{name}.weight"], merged)
+    layers = [m.weight for m in runs.load(first).modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    expected = sum(2 * (len(w) + w[0].numel()) for w in layers)
+    assert runs.finished(whole)["provenance"]["from"]["trained_parameters"] == expected
+
+
+def test_images_of_a_run_before_count_where_it_is_told(first: Path, tmp_path: Path) -> None:
+    (tmp_path / runs.SETTINGS).write_bytes((first / runs.SETTINGS).read_bytes())
+    shutil.copytree(first / runs.CHECKPOINTS, tmp_path / runs.CHECKPOINTS)
+    runs.write_json(tmp_path / finetune.ORIGIN, {"images_seen": 1000})
+    settings = composed(f"from='{tmp_path}'", *DDPM)
+    assert finetune.take(runs.build(settings), str(tmp_path), settings["model"])["images_seen"] == 1256
+
+
+class Squares(Generator):
+    """A loss that is known by hand: the mean of (x - y)^2."""
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (x.flatten(1) - y[:, None]).square().mean(), "other": x.mean()}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_the_loss_is_equation_2(weight: float) -> None:
+    model = Squares((1, 1, 1), torch.optim.Adam)
+    level = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)  # 1.0
+    preserve = finetune.Preserve(Images(level.expand(5, 1, 1, 1), torch.full((5,), 3.0)), weight)
+    preserve.on_train_start(None, model)
+    x = torch.tensor([0.5, -0.5]).view(2, 1, 1, 1)
+    terms = model.training_step((x, torch.tensor([1.0, 1.0])), 0)
+    assert terms["new"] == (0.5**2 + 1.5**2) / 2 and terms["prior"] == 4.0
+    assert terms["loss"] == terms["new"] + weight * terms["prior"] and terms["other"] == 0.0
+    preserve.on_train_end(None, model)
+    assert model.training_step((x, torch.tensor([1.0, 1.0])), 0).keys() == {"loss", "other"}
+
+
+def test_the_prior_is_the_first_model_s_own_images_of_what_it_was_asked(first: Path, tmp_path: Path) -> None:
+    x, y = finetune.drawn(str(first), 12, 3, torch.device("cpu"))
+    again = finetune.drawn(str(first), 12, 3, torch.device("cpu"))
+    assert torch.equal(again.x, x) and torch.equal(again.y, y) and len(y.unique()) > 3
+    model = runs.load(first)
+    found = finetune.draw(model.sample, 12, seed=3 + finetune.APART, y=y)
+    assert x.dtype == torch.uint8 and torch.equal(found, x) and len(x.unique(dim=0)) == 12
+    other = to_uint8(model.sample(12, y))
+    assert not torch.equal(other, x)
+    finetune.save(Images(x, y), tmp_path / "p.npz")
+    kept = finetune.kept(tmp_path / "p.npz")
+    assert torch.equal(kept.x, x) and torch.equal(kept.y, y)
+    finetune.save(Images(x), tmp_path / "p.npz")
+    assert finetune.kept(tmp_path / "p.npz").y is None
+
+
+@pytest.mark.parametrize(
+    "override, sentence",
+    [
+        ("lora.rank=4", r"^lora\.rank=4 needs a trained model to begin with: add from=RUN_FOLDER$"),
+        ("prior.weight=1", r"^prior\.weight=1 needs a trained model"),
+        ("lora.rank=0", r"^lora\.rank=0: give a whole number of at least 1$"),
+        ("lora.alpha=0", r"^lora\.alpha=0: give a number above 0, or null$"),
+        ("prior.weight=-1", r"^prior\.weight=-1: give a number above 0, or null$"),
+        ("prior.n=1.5", r"^prior\.n=1\.5: give a whole number"),
+    ],
+)
+def test_mistakes_are_named(override: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        finish(composed(f"folder='{tmp_path}'", *DDPM, override), tmp_path, [])
+
+
+def test_a_gan_is_tuned_whole_or_not_at_all(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    gan = ["model=gan", *SMALL, "budget.images=128"]
+    finish(composed(f"folder='{folders[0]}'", *gan), folders[0], [])
+    tuning = [f"folder='{folders[1]}'", *gan, f"from='{folders[0]}'"]
+    with pytest.raises(ValueError, match=r"^gan trains two players: leave out lora\.rank and prior\.weight"):
+        finish(composed(*tuning, "prior.weight=1"), folders[1], [])
+    shutil.rmtree(folders[1])
+    assert finish(composed(*tuning), folders[1], [])["provenance"]["from"]["images_seen"] == 128
