@@ -27,7 +27,11 @@ from genzoo.provenance import refuse_secrets
 from genzoo.suggest import composition_sentence, did_you_mean, known_keys, one_line, refuse_added, refuse_misfits
 
 DEBUG, FULL_ERROR = "--debug", "HYDRA_FULL_ERROR"
-PATHS = ("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide", "first_stage")
+PATHS = (
+    *("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide", "first_stage", "from"),
+    *("model.net.path", "model.first_stage.path"),
+)
+CAPTIONS = ("prompt", "y")
 
 
 def conf_folder() -> str:
@@ -41,7 +45,7 @@ def conf_folder() -> str:
 
 def folder_name(overrides: str) -> str:
     """A folder's name made of overrides: one level, at most 200 bytes, different for different overrides."""
-    name = overrides.replace("/", "_").replace("\\", "_") or "default"
+    name = overrides.replace("'", "").replace("/", "_").replace("\\", "_") or "default"
     return name if len(name.encode()) <= 200 else f"{name[:150]}-{short_hash(overrides)}"
 
 
@@ -51,9 +55,11 @@ def label(model: DictConfig) -> str:
 
 
 def latent_shape(first_stage: str) -> list[int]:
-    """(c, h, w) of the latents of a trained first stage. Raises ValueError for a run of another kind."""
+    """(c, h, w) of the latents of a trained first stage. Raises ValueError for none, and for a run of another kind."""
     from genzoo.runs import load
 
+    if first_stage is None:
+        raise ValueError("set first_stage=RUN_FOLDER of a trained autoencoder_kl or autoencoder_vq")
     shape = getattr(load(first_stage), "latent_shape", None)
     if shape is None:
         raise ValueError(f"first_stage={first_stage} has no latents: give a run of autoencoder_kl or autoencoder_vq")
@@ -179,9 +185,9 @@ def refuse_option(message: str) -> NoReturn:
 
 
 def quoted(argument: str) -> str:
-    """An override that names a path, quoted for Hydra, whose grammar gives = and , in a folder's name a meaning."""
+    """An override that names a path or is a caption, quoted for Hydra, whose grammar gives = and , a meaning."""
     key, _, value = argument.partition("=")
-    if key not in PATHS or not value or value[0] in "'\"[{$?":
+    if not (key in PATHS or (key in CAPTIONS and " " in value)) or not value or value[0] in "'\"[{$?":
         return argument
     value = os.path.expanduser(value)
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,71 +1,90 @@
-"""python -m genzoo.edit run=outputs/... task=inpaint image=a.png mask=b.png: edit an image with a finished run."""
+"""python -m genzoo.edit run=outputs/... task=inpaint image=a.png mask=b.png: edit an image, or make one as asked, with
+a finished run."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from genzoo import runs
+from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.command import command, plain
 from genzoo.data.pixels import MODES, decode
 from genzoo.diffusion import editing
 from genzoo.generator import Generator, HasDenoiser
 from genzoo.metrics.draw import draw
+from genzoo.nets.conditions import Layout
+from genzoo.nets.maps import LowResolution, Masked, known, masked
+from genzoo.nets.text import Bytes
 from genzoo.pictures import save_grid
-from genzoo.sample import check, check_class, device, exchange_sampling, ready, write
+from genzoo.sample import check, device, exchange_sampling, ready, write
 
 
 class Edit(NamedTuple):
-    """walk: (denoise, x, sigmas, sampler) -> (n, C, H, W), as in genzoo.diffusion.editing.
+    """walk: (denoise, x, sigmas, sampler) -> (n, C, H, W), as in genzoo.diffusion.editing; None for `sample` as it is.
     given: uint8 (k, C, H, W), what the strip shows before the results.
+    how: in words, by which method. y: (m, ...), what the task asks for in turn; None leaves it to the user.
     """
 
-    walk: Callable[..., Tensor]
+    walk: Callable[..., Tensor] | None
     given: Tensor
+    how: str
+    y: Tensor | None = None
 
 
 @command("edit")
 def main(cfg: DictConfig) -> None:
     settings = plain(cfg)
     check(settings)
-    loaded = runs.load(settings["run"], device(settings["device"]), settings["allow"])
-    model = editor(loaded, settings["y"])
+    model = runs.load(settings["run"], device(settings["device"]), settings["allow"])
+    check_pictures(model)
     exchange_sampling(model, settings)
-    edit = instantiate(settings["task"], _convert_="all")(settings["image"], model.image_shape)
+    edit = instantiate(settings["task"], _convert_="all")(settings["image"], model)
+    y = in_turn(asked(edit, model, settings["y"]), settings["n"])
     out, started = ready(settings["out"]), time.perf_counter()
-    sample = partial(edited, model=model, edit=edit, y=settings["y"])
-    images = draw(sample, settings["n"], settings["batch_size"], settings["seed"])
+    images = draw(partial(edited, model=model, edit=edit), settings["n"], settings["batch_size"], settings["seed"], y=y)
     write(images, out, png=True)
     save_grid(strip(torch.cat([edit.given, images[:8]])), out / "strip.png")
-    print(f"{len(images)} images in {time.perf_counter() - started:.1f} s ({model.sampling}) -> {out}")
+    seconds = f"{time.perf_counter() - started:.1f} s"
+    print(f"{len(images)} images in {seconds} by {edit.how} ({model.sampling}) -> {out}")
 
 
-def editor(model: Generator, y: int | None) -> HasDenoiser:
-    """The model itself. Raises ValueError when it cannot edit pictures, or not of the class y."""
-    if not isinstance(model, HasDenoiser):
-        raise ValueError(f"{type(model).__name__} cannot edit: take a run of a diffusion model, such as model=ddpm")
+def check_pictures(model: Generator) -> None:
+    """Raises ValueError for a model of what is no pictures."""
     channels = model.image_shape[0]
     if channels not in MODES:
         raise ValueError(f"this run's data of {channels} channels is no pictures: take a run on grey or RGB images")
-    if y is not None:
-        check_class(model, y)
-    return model
 
 
-def edited(n: int, model: HasDenoiser, edit: Edit, y: int | None) -> Tensor:
-    """(n, C, H, W) edits from fresh noise."""
-    classes = None if y is None else torch.full((n,), y, device=model.device)
+def asked(edit: Edit, model: Generator, y: Any) -> Tensor | None:
+    """What results are asked to be, (m, ...): what the task says, or the user's y.
+
+    Raises ValueError for both, and for a model that can walk no such edit.
+    """
+    if edit.walk and not isinstance(model, HasDenoiser):
+        raise ValueError(f"{type(model).__name__} cannot edit: take a run of a diffusion model, such as model=ddpm")
+    if edit.y is not None and y is not None:
+        raise ValueError(f"y={y}: this task says by itself what is asked for: leave out y")
+    return conditions_of(model, y) if edit.y is None else edit.y
+
+
+def edited(n: int, y: Tensor | None = None, *, model: HasDenoiser, edit: Edit) -> Tensor:
+    """(n, C, H, W) edits from fresh noise, of the conditions y (n, ...)."""
+    if edit.walk is None:
+        return model.sample(n, y)
     sigmas = model.sigma_grid
     x = sigmas[0] * torch.randn(n, *model.image_shape, device=model.device)
-    return edit.walk(model.denoiser(classes), x, sigmas, model.sampler)
+    return edit.walk(model.denoiser(None if y is None else y.to(model.device)), x, sigmas, model.sampler)
 
 
 def strip(images: Tensor) -> np.ndarray:
@@ -75,54 +94,122 @@ def strip(images: Tensor) -> np.ndarray:
     return torch.cat([*torch.cat([line, images], -1)], -1)[None, ..., 1:].numpy()
 
 
-# --- Tasks: (image, shape of the model's images, settings) -> Edit. Every one raises ValueError for unreadable files.
+# --- Tasks: (image, model, settings) -> Edit. Every one raises ValueError for unreadable files, and for another model.
+# `superres` and `inpaint` take the training-free method where the model was not trained for them.
 
 
-def inpaint(image: str, shape: Sequence[int], mask: str, method: Callable[..., Tensor]) -> Edit:
-    """New content where the mask is white. method: `repaint` or `fill`.
+def inpaint(image: str, model: Generator, mask: str, method: Callable[..., Tensor]) -> Edit:
+    """New content where the mask is white. method: `repaint` or `fill`, for a model that was not trained for it.
 
     Raises ValueError for a mask of another size than the image's, or without white.
     """
+    shape = model.image_shape
     picture, white = read(image, shape), read(mask, (1, *shape[1:])) > 127
     if size(mask) != size(image):
         raise ValueError(f"the mask {mask} is {words(size(mask))}, the image {words(size(image))}: make them one size")
     if not white.any():
         raise ValueError(f"the mask {mask} has no white pixels, which are what is filled in")
-    given = torch.stack([picture, picture.masked_fill(white, 128)])
-    return Edit(partial(method, image=levels(picture), mask=white), given)
+    given, x = torch.stack([picture, picture.masked_fill(white, 128)]), levels(picture)
+    if isinstance(trained(model), Masked):
+        return Edit(partial(composed, image=x, mask=white), given, "its training", masked(x[None], white[None]))
+    return Edit(partial(method, image=x, mask=white), given, name_of(method))
 
 
-def sdedit(image: str, shape: Sequence[int], strength: float) -> Edit:
+def composed(
+    denoise: editing.Denoise, x: Tensor, sigmas: Tensor, sampler: editing.Sampler, image: Tensor, mask: Tensor
+) -> Tensor:
+    """Samples where the mask is, all other pixels the image's."""
+    return torch.where(mask.to(x.device), sampler(denoise, x, sigmas), image.to(x))
+
+
+def sdedit(image: str, model: Generator, strength: float) -> Edit:
     """Another image like this one. strength: in (0, 1], how much of it may change."""
-    picture = read(image, shape)
-    return Edit(partial(editing.sdedit, image=levels(picture), strength=strength), picture[None])
+    picture = read(image, model.image_shape)
+    return Edit(partial(editing.sdedit, image=levels(picture), strength=strength), picture[None], "SDEdit")
 
 
-def superres(image: str, shape: Sequence[int], factor: int, method: Callable[..., Tensor]) -> Edit:
-    """Images whose blocks of factor x factor pixels have the given image's pixels as means. method: `restore`.
+def superres(image: str, model: Generator, factor: int | None, method: Callable[..., Tensor]) -> Edit:
+    """Images of the given one in a higher resolution; training-free, their blocks of factor x factor pixels have its
+    pixels as means.
 
+    factor: None for that of the training, or 2. method: `restore`, for a model that was not trained for this factor.
     Raises ValueError for a factor that does not divide the model's size.
     """
-    channels, height, width = shape
+    (channels, height, width), condition = model.image_shape, trained(model)
+    own = condition.factor if isinstance(condition, LowResolution) else None
+    factor = factor or own or 2
     if factor < 2 or math.gcd(height, width) % factor:
         raise ValueError(f"factor={factor} does not divide the model's {words((width, height))} pixels")
     small = read(image, (channels, height // factor, width // factor))
     operator = editing.pooling(factor)
-    return Edit(partial(method, operator=operator, y=levels(small)), operator.pinv(small[None]))
+    given, y = operator.pinv(small[None]), levels(small)
+    if factor == own:
+        return Edit(None, given, f"its training for factor {own}", known(y[None]))
+    return Edit(partial(method, operator=operator, y=y), given, name_of(method))
 
 
-def colourise(image: str, shape: Sequence[int], method: Callable[..., Tensor]) -> Edit:
+def colourise(image: str, model: Generator, method: Callable[..., Tensor]) -> Edit:
     """Colour images whose grey is the given image's. method: `restore`. Raises ValueError for a model of grey ones."""
-    if shape[0] != 3:
+    if model.image_shape[0] != 3:
         raise ValueError("task=colourise asks for a model of RGB images, and this one's are grey")
-    grey = read(image, (1, *shape[1:]))
-    return Edit(partial(method, operator=editing.luma(), y=levels(grey)), grey.expand(1, 3, -1, -1))
+    grey = read(image, (1, *model.image_shape[1:]))
+    method = partial(method, operator=editing.luma(), y=levels(grey))
+    return Edit(method, grey.expand(1, 3, -1, -1), name_of(method))
+
+
+def layout(image: None, model: Generator, boxes: list[Any] | str) -> Edit:
+    """Images of these boxes. boxes: [[class, x0, y0, x1, y1], ...], or a YAML or JSON file of that."""
+    if not isinstance(condition_of(model), Layout):
+        raise ValueError("task=layout asks for a model that is told boxes: take a run with condition=layout")
+    boxes = yaml_of(boxes) if isinstance(boxes, str) else boxes
+    y = conditions_of(model, boxes, "boxes")
+    return Edit(None, torch.stack([drawn(each, model.image_shape) for each in y[:1]]), "its training on boxes", y)
+
+
+def text(image: None, model: Generator, prompt: str | list[str]) -> Edit:
+    """Images of a caption, or of several in turn."""
+    if not isinstance(condition_of(model), Bytes):
+        raise ValueError("task=text asks for a model that is told captions: take a run with condition=text")
+    y = conditions_of(model, prompt, "prompt")
+    return Edit(None, torch.empty(0, *model.image_shape, dtype=torch.uint8), "its training on captions", y)
+
+
+def trained(model: Generator) -> Any:
+    """The condition that a model of pixels is told; None for a model of latents, whose maps are of no image."""
+    return condition_of(model) if isinstance(model, HasDenoiser) else None
+
+
+def name_of(method: Callable[..., Tensor]) -> str:
+    """The training-free method in words."""
+    while isinstance(method, partial):
+        method = method.func
+    return f"{method.__name__}, training-free"
+
+
+def drawn(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """uint8 (C, H, W): the frames of boxes (k, 5) with the numbers of their classes."""
+    channels, height, width = shape
+    canvas = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    for label, *corners in boxes[boxes[:, 0] >= 0].tolist():
+        x0, y0, x1, y1 = (round(c * s) for c, s in zip(corners, (width, height) * 2, strict=True))
+        pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=128)
+        pen.text(((x0 + x1) / 2, (y0 + y1) / 2), f"{label:.0f}", fill=255, anchor="mm")
+    return torch.from_numpy(np.array(canvas)).expand(channels, -1, -1)
 
 
 # --- Files.
 
 
-def read(path: str, shape: Sequence[int]) -> Tensor:
+def yaml_of(path: str) -> Any:
+    """What a YAML or JSON file holds. Raises ValueError when it cannot be read."""
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"boxes={path} cannot be read as YAML ({error}): give a file, or boxes as a list") from error
+
+
+def read(path: str, shape: tuple[int, ...]) -> Tensor:
     """uint8 (C, H, W) of an image file, scaled and cropped to the shape, which is then said.
 
     Raises ValueError when it cannot be read.

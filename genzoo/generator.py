@@ -48,7 +48,7 @@ class Generator(LightningModule):
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
-        """Raises ValueError for a precision that this family cannot be trained in, and for classes that are not its own."""
+        """Raises ValueError for a precision that this family cannot be trained in, or for classes not its own."""
         precision = self.trainer.precision
         if self.full_precision and not precision.startswith(("32", "64")):
             raise ValueError(f"trainer.precision={precision}: {type(self).__name__} needs 32-true or 64-true")

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from genzoo.files import told, write_bytes
 
-STRIPS = ("interpolation", "trajectory", "reconstruction")  # arrays of samples.npz that are shown row by row
+STRIPS = ("interpolation", "trajectory", "asked", "reconstruction")  # arrays of samples.npz that are shown row by row
 SMALL_FILES = ("metrics.json", "config.yaml", "curves.csv", "samples.png")
 
 

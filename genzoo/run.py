@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from genzoo import runs
+from genzoo import finetune, runs
 from genzoo.budget import NEVER, Budget
 from genzoo.callbacks import Judge, averaged
 from genzoo.checkpoints import LastCheckpoint, newest
@@ -57,6 +57,7 @@ def check(settings: dict[str, Any]) -> None:
             raise ValueError(f"budget.{kind}={value}: give a number above 0, or null for a budget of images")
     if not isinstance(settings["seed"], int) or settings["seed"] < 0:
         raise ValueError(f"seed={settings['seed']}: give a whole number of at least 0")
+    finetune.check(settings)
 
 
 def finish(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     # before the training, so that a missing extractor is known at once
     with rank_zero_first(trainer):
         score = Scorer(settings, data, device) if settings["metrics"] else None
+        finetune.begin(settings, folder, model, trainer)
     find(trainer, Judge).score = score.quick if score else None
     refuse_condition(settings, model)
     if trainer.accumulate_grad_batches > 1 and not model.automatic_optimization:
@@ -142,14 +144,19 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         if not trainer.is_global_zero:
             return judged.record
         costs = cost(model, budget.seconds, budget.multiply_adds) | {"precision": trainer.precision}
-        more = showcase(model, data.split("test").x)
+        more = showcase(model, *data.split("test"))
     runs.save_gallery(folder, judged, data.split("test").x, more)
     metrics = {
         **judged.record,
         "budget": budget.record() | {"left_out": find(trainer, NotFinite).dropped},
         "cost": costs,
         "provenance": provenance(
-            overrides, started, family=model.family, sampling=model.sampling, config_hash=runs.fingerprint(settings)
+            overrides,
+            started,
+            family=model.family,
+            sampling=model.sampling,
+            config_hash=runs.fingerprint(settings),
+            **finetune.origin(folder),
         ),
     }
     runs.write_json(folder / runs.METRICS, metrics)

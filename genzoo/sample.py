@@ -2,9 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from genzoo import runs
+from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.command import command, plain
 from genzoo.files import told, write_whole
-from genzoo.generator import Generator, HasDenoiser, HasSampler, TakesClasses
+from genzoo.generator import Generator, HasDenoiser, HasSampler
 from genzoo.metrics.draw import draw
 from genzoo.pictures import save_grid
 
@@ -30,9 +30,9 @@ def main(cfg: DictConfig) -> None:
     model = runs.load(settings["run"], device(settings["device"]), settings["allow"])
     check_pictures(model, settings["png"])
     exchange_sampling(model, settings)
-    sample = of_classes(model, settings["y"])
+    y = in_turn(conditions_of(model, settings["y"]), settings["n"])
     out, started = ready(settings["out"]), time.perf_counter()
-    images = draw(sample, settings["n"], settings["batch_size"], settings["seed"])
+    images = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"], y=y)
     write(images, out, settings["png"])
     print(f"{len(images)} images in {time.perf_counter() - started:.1f} s ({model.sampling}) -> {out}")
 
@@ -115,7 +115,7 @@ def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
         raise ValueError(f"{type(model).__name__} has no guidance: leave out guidance and guide")
     if isinstance(model, HasDenoiser):
         model.grid(model.sigmas, model.steps)  # raises now, not after the first results
-    if guidance and not settings["guide"] and not model.classes:
+    if guidance and not settings["guide"] and condition_of(model) is None:
         raise ValueError("this model was trained without classes: leave out guidance, or name a weaker run by guide=")
     if guidance:
         model.guidance = partial(model.guidance, **guidance)
@@ -134,28 +134,6 @@ def guide(folder: str, model: Generator, allow: Iterable[str]) -> HasDenoiser:
 
 def first_of(*keys: dict[str, Any]) -> str:
     return next((key for group in keys for key in group), "guide")
-
-
-def of_classes(model: Generator, y: int | list[int] | None) -> Callable[[int], Tensor]:
-    """n -> the next n images, whose classes are those of y in turn; None leaves them to the model."""
-    if y is None:
-        return model.sample
-    asked = y if isinstance(y, list) else [y]
-    for each in asked:
-        check_class(model, each)
-    if not asked:
-        raise ValueError("y=[] names no class: leave out y, or give one or more")
-    classes = cycle(asked)
-    return lambda n: model.sample(n, torch.tensor(list(islice(classes, n)), device=model.device))
-
-
-def check_class(model: Generator, y: int) -> None:
-    """Raises ValueError for a class that the model does not know."""
-    classes = model.classes if isinstance(model, TakesClasses) else 0
-    if not classes:
-        raise ValueError(f"y={y}: this model was trained without classes: leave out y")
-    if not isinstance(y, int) or isinstance(y, bool) or not 0 <= y < classes:
-        raise ValueError(f"y={y}: this model knows the classes 0 to {classes - 1}, so give one of these")
 
 
 def write(images: Tensor, out: Path, png: bool) -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from genzoo import report, runs, trust
+from genzoo.asking import answers
 from genzoo.command import command, ending, plain, quoted
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
@@ -24,6 +25,7 @@ from genzoo.metrics.evaluate import Evaluation, quantised
 from genzoo.metrics.features import extract, identified
 from genzoo.metrics.likelihood import bits_per_dim_rows
 from genzoo.metrics.protocol import short_hash
+from genzoo.metrics.reconstruction import reconstruction
 from genzoo.metrics.reference import reference_of
 from genzoo.metrics.scores import frechet, kernel
 from genzoo.provenance import command_line, provenance
@@ -40,6 +42,7 @@ class Scorer:
         self.extractor = identified(instantiate(settings["features"], _convert_="all").to(float64_device(device)))
         self.dataset = data.name
         self.splits = {name: data.split(name).x for name in ("train", "val", "test")}
+        self.test = data.split("test")
         images = {name: quantised(x) for name, x in self.splits.items()}
         self.reference = reference_of(images, self.extractor, settings["metrics"]["reference"])
 
@@ -50,6 +53,8 @@ class Scorer:
             extractor=self.extractor,
             dataset=self.dataset,
             likelihoods=partial(bits_per_dim_rows, model),
+            reconstructions=partial(reconstruction, model),
+            answers=partial(answers, model, self.test),
         )
 
     def quick(self, fake: Tensor) -> dict[str, float]:
@@ -82,10 +87,15 @@ def unscored(model: Generator) -> Evaluation:
 
 
 def in_words(metrics: dict[str, Any]) -> str:
-    """The first score of a record and its bits/dim."""
+    """The first score of a record, the shares of what was asked, and its bits/dim."""
     scores = metrics["scores"]
-    shown = [name for name in dict.fromkeys([*list(scores)[:1], "bits/dim"]) if name in scores]
+    shown = [name for name in dict.fromkeys([*leading(scores), "bits/dim"]) if name in scores]
     return ", ".join(row_in_words(name, scores[name]) for name in shown) or "not scored"
+
+
+def leading(scores: dict[str, Any]) -> list[str]:
+    """The names of the first score and of the shares of what was asked."""
+    return [*list(scores)[:1], *(name for name in scores if name.endswith(" right"))]
 
 
 def row_in_words(name: str, row: dict[str, Any]) -> str:
@@ -138,8 +148,8 @@ def rescore(
         },
     }
     variant = f"-{short_hash([record['protocol_id'], model.sampling])}"
-    reals = data.split("test").x
-    runs.save_gallery(folder, judged, reals, showcase(model, reals), variant)
+    x, y = data.split("test")
+    runs.save_gallery(folder, judged, x, showcase(model, x, y), variant)
     path = folder / f"metrics{variant}.json"
     runs.write_json(path, record)
     return record, path
@@ -177,13 +187,16 @@ def is_sweep(argument: str) -> bool:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: how each was sampled, its network calls, its first score with interval, its seconds an image."""
-    name = next(iter(records[0]["scores"]))
-    lines = [f"| Sampling | Network calls | {name} | Seconds an image |", "| --- | ---: | ---: | ---: |"]
+    """Markdown: how each was sampled, its network calls, its first score and the shares of what was asked with their
+    intervals, its seconds an image."""
+    names = leading(records[0]["scores"])
+    heads = ["Sampling", "Network calls", *names, "Seconds an image"]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
     for record in records:
         words, cost = record["provenance"]["sampling"], record["cost"]
-        score = row_in_words("", record["scores"][name]).split(" (")[0].strip()
-        lines.append(f"| {words} | {cost['nfe']:.4g} | {score} | {cost['sampling_seconds_per_image']:.2g} |")
+        found = [row_in_words("", record["scores"][name]).split(" (")[0].strip() for name in names]
+        cells = [words, f"{cost['nfe']:.4g}", *found, f"{cost['sampling_seconds_per_image']:.2g}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

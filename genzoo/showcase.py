@@ -1,24 +1,27 @@
-"""Pictures beside the samples: reconstructions, ways between two images, the path from noise, each class, where a
-family can."""
+"""Pictures beside the samples: reconstructions, ways between two images, the path from noise, each class, what was
+asked, where a family can."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genzoo.generator import Generator, HasEncode, HasTrajectory, TakesClasses, to_uint8
+from genzoo.asking import condition_of
+from genzoo.generator import Generator, HasDenoiser, HasEncode, HasTrajectory, TakesClasses, to_uint8
 from genzoo.metrics.draw import per_image
 
 ROWS, FRAMES = 8, 8
 
 
 @torch.no_grad()
-def showcase(model: Generator, reals: Tensor, seed: int = 0) -> dict[str, np.ndarray]:
+def showcase(model: Generator, reals: Tensor, y: Tensor | None = None, seed: int = 0) -> dict[str, np.ndarray]:
     """Arrays of uint8 images for samples.npz; {} for a family that only samples.
 
-    reals: held-out images (N, C, H, W), uint8 or points in [-1, 1]. `reconstruction` (16, C, H, W): of the first 16;
-    `interpolation` (8, 8, C, H, W): between the codes of the first 8 and the next 8; `trajectory` (8, 8, C, H, W): what
-    the model takes each of 8 samples for on its way from noise; `classes` (k, 8, C, H, W): a row a class, at most 16.
+    reals: held-out images (N, C, H, W), uint8 or points in [-1, 1]; y: what the data says of them, a row an image, or
+    None. `reconstruction` (16, C, H, W): of the first 16; `interpolation` (8, 8, C, H, W): between the codes of the
+    first 8 and the next 8; `trajectory` (8, 8, C, H, W): what the model takes each of 8 samples for on its way from
+    noise; `classes` (k, 8, C, H, W): a row a class, at most 16; `asked` (8, 8, C, H, W): of other conditions, as
+    `each_asked` has it.
     """
     x = reals[: 2 * ROWS].to(model.device)
     x = x / 127.5 - 1 if x.dtype == torch.uint8 else x
@@ -32,6 +35,8 @@ def showcase(model: Generator, reals: Tensor, seed: int = 0) -> dict[str, np.nda
             found["trajectory"] = model.trajectory(ROWS, FRAMES)
     if isinstance(model, TakesClasses) and model.classes:
         found["classes"] = each_class(model, min(model.classes, 16), seed)
+    elif condition_of(model) is not None and len(x) >= ROWS:
+        found |= each_asked(model, x[:ROWS], None if y is None else y[:ROWS].to(model.device), seed)
     return {name: to_uint8(images).cpu().numpy() for name, images in found.items()}
 
 
@@ -42,6 +47,30 @@ def each_class(model: Generator, classes: int, seed: int) -> Tensor:
         with per_image(seed, 0, FRAMES):
             rows.append(model.sample(FRAMES, torch.full((FRAMES,), y, device=model.device)))
     return torch.stack(rows)
+
+
+def each_asked(model: Generator, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Tensor]:
+    """`asked` (n, FRAMES, C, H, W): a row for each image x (n, C, H, W) with its y (n, ...): the image, the map
+    that the model is told of it, if any, then samples of its condition, in each row from the same noise.
+
+    {} where y does not fit, and for maps of latents.
+    """
+    condition = condition_of(model)
+    if condition.maps and not isinstance(model, HasDenoiser):
+        return {}
+    try:
+        with per_image(seed, 0, len(x)):
+            y = condition.of(x, y)
+    except ValueError:
+        return {}
+    shown = [x[:, None]]  # (n, 1, C, H, W) each
+    if condition.maps == x.shape[1] + 1:
+        shown.append(condition(y).maps[:, None, : x.shape[1]])
+    n, rows = FRAMES - len(shown), []
+    for each in y:
+        with per_image(seed, 0, n):
+            rows.append(model.sample(n, each.expand(n, *each.shape)))
+    return {"asked": torch.cat([*shown, torch.stack(rows)], 1)}
 
 
 def between(model: HasEncode, z0: Tensor, z1: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,28 @@ from PIL import Image
 from genzoo import runs
 from genzoo.checkpoints import SealedIO
 from genzoo.command import conf_folder
+from genzoo.data.captions import caption_bytes
 from genzoo.diffusion import editing
-from genzoo.edit import Edit, colourise, edited, editor, inpaint, main, sdedit, strip, superres
+from genzoo.edit import (
+    Edit,
+    asked,
+    check_pictures,
+    colourise,
+    drawn,
+    edited,
+    inpaint,
+    layout,
+    levels,
+    main,
+    read,
+    sdedit,
+    strip,
+    superres,
+    text,
+)
 from genzoo.generator import HasDenoiser
+from genzoo.metrics.draw import draw
+from genzoo.nets.maps import LowResolution
 
 from .conftest import composed
 
@@ -45,7 +65,9 @@ def grey(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory) -> Path:
-    return build_run(tmp_path_factory.mktemp("colour"), "data.image_shape=[3,8,8]", "model.classes=3")
+    return build_run(
+        tmp_path_factory.mktemp("colour"), "data.image_shape=[3,8,8]", "condition=classes", "condition.classes=3"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +196,101 @@ def test_every_sampler_keeps_measurements_and_known_pixels(file, models) -> None
     model.sampler = instantiate(OmegaConf.load(file).sampler)
     image, mask, operator = torch.rand(1, 8, 8) * 2 - 1, torch.rand(1, 8, 8) < 0.5, editing.pooling(2)
     y = operator.forward(image[None])[0]
-    restored = Edit(partial(editing.restore, operator=operator, y=y, resamples=2, length=2), image[None])
-    painted = Edit(partial(editing.repaint, image=image, mask=mask, resamples=2, length=2), image[None])
-    assert (operator.forward(edited(1, model, restored, None)) - y).abs().max() < 1e-6
-    x = edited(1, model, painted, None)
+    restored = Edit(partial(editing.restore, operator=operator, y=y, resamples=2, length=2), image[None], "")
+    painted = Edit(partial(editing.repaint, image=image, mask=mask, resamples=2, length=2), image[None], "")
+    assert (operator.forward(edited(1, model=model, edit=restored)) - y).abs().max() < 1e-6
+    x = edited(1, model=model, edit=painted)
     assert torch.equal(x[:, ~mask], image[~mask][None]) and x.isfinite().all()
 
 
 def test_strip_puts_images_side_by_side() -> None:
     images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     assert strip(images).tolist() == [[[[0, 0, 255, 1, 1, 255, 2, 2]] * 2]]
+
+
+# --- Tasks that a model was trained for, and those for which there is no other way.
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Callable[..., Path]:
+    """The folder of an untrained model with this condition."""
+    return lambda *overrides: build_run(tmp_path_factory.mktemp("told"), *overrides)
+
+
+def test_superres_asks_a_model_trained_for_it(told, files, tmp_path, capsys) -> None:
+    run = told("condition=superres", "condition.factor=4")
+    arguments = [f"run={run}", "task=superres", "image=small.png", "n=3", QUICK]
+    assert edit(files, *arguments, f"out={tmp_path / 'own'}") == 0
+    assert "by its training for factor 4" in capsys.readouterr().out
+    assert edit(files, *arguments, "factor=2", f"out={tmp_path / 'other'}") == 0
+    assert "by restore, training-free" in capsys.readouterr().out
+    model, small = runs.load(run), read(str(files / "small.png"), (1, 2, 2))
+    y = LowResolution((1, 8, 8), 4).of(levels(small).repeat_interleave(4, 1).repeat_interleave(4, 2)[None], None)
+    assert np.array_equal(results(tmp_path / "own"), draw(model.sample, 3, y=y.expand(3, -1, -1, -1)).numpy())
+    assert not np.array_equal(results(tmp_path / "own"), draw(model.sample, 3, y=0 * y.expand(3, -1, -1, -1)).numpy())
+    assert edit(files, *arguments, "y=3", f"out={tmp_path}") == 2
+    assert "leave out y" in capsys.readouterr().err
+
+
+def test_inpainting_asks_a_model_trained_for_it_and_keeps_known_pixels(told, files, tmp_path, capsys) -> None:
+    chosen = ["task=inpaint", "image=image.png", "mask=mask.png", f"run={told('condition=inpaint')}"]
+    assert edit(files, *chosen, "n=3", f"out={tmp_path / 'image'}") == 0
+    assert "by its training" in capsys.readouterr().out
+    known, image = pixels(files / "mask.png") == 0, pixels(files / "image.png")
+    found = results(tmp_path / "image")
+    assert all(np.array_equal(result[0][known], image[known]) for result in found)
+    assert len(np.unique(found, axis=0)) == 3
+    other = image.copy()
+    other[known] = 255 - other[known]
+    Image.fromarray(other).save(files / "other.png")
+    assert edit(files, *chosen[:1], "image=other.png", *chosen[2:], "n=3", f"out={tmp_path / 'other'}") == 0
+    # what is filled in follows from the pixels around it
+    assert (results(tmp_path / "other")[:, 0, ~known] != found[:, 0, ~known]).any()
+
+
+def test_layout_makes_images_of_boxes_and_of_a_file(told, files, tmp_path, capsys) -> None:
+    run, boxes = told("condition=layout"), "[[7,0.1,0.1,0.5,0.5],[2,0.6,0.5,1,0.9]]"
+    (files / "boxes.yaml").write_text(boxes)
+    for name, said in {"list": boxes, "file": "boxes.yaml"}.items():
+        assert edit(files, f"run={run}", "task=layout", f"boxes={said}", "n=2", f"out={tmp_path / name}") == 0
+    assert "by its training on boxes" in capsys.readouterr().out
+    assert np.array_equal(results(tmp_path / "list"), results(tmp_path / "file"))
+    model = runs.load(run)
+    first, second = (layout(None, model, said).y for said in ([[7, 0.1, 0.1, 0.5, 0.5]], [[7, 0.5, 0.5, 1, 1]]))
+    assert not torch.equal(*(draw(model.sample, 1, y=y) for y in (first, second)))
+    assert pixels(tmp_path / "list/strip.png").shape[1] > 2 * pixels(tmp_path / "list/strip.png").shape[0]
+    (tmp_path / "bad.yaml").write_text("[[7,")
+    for said, why in (
+        ([[7, 0.5, 0.1, 0.2, 0.5]], "a box is [class,x0,y0,x1,y1]"),
+        ([[1, 0, 0, 2, 2]], "reach out of the image"),
+        ([[1, 0, 0, 1, 1]] * 5, "boxes has 5 boxes for one image: this model takes 4 at most"),
+        ("none.yaml", "boxes=none.yaml cannot be read"),
+        (str(tmp_path / "bad.yaml"), "bad.yaml cannot be read as YAML"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(why)):
+            layout(None, model, said)
+    assert edit(files, f"run={run}", "task=layout", "boxes=[[7,0.1]]", "out=out") == 2
+    printed = capsys.readouterr().err
+    assert "a box is [class,x0,y0,x1,y1]" in printed and "Traceback" not in printed and not (files / "out").exists()
+
+
+def test_text_makes_images_of_a_caption(told, files, tmp_path, capsys) -> None:
+    run = told("condition=text", "condition.dim=8", "condition.length=40")
+    said, model = "a seven left of a two, a six below", runs.load(run)
+    assert edit(files, f"run={run}", "task=text", f"prompt={said}", "n=2", f"out={tmp_path}") == 0
+    assert "by its training on captions" in capsys.readouterr().out
+    assert np.array_equal(results(tmp_path), draw(model.sample, 2, y=caption_bytes([said] * 2, 40)).numpy())
+    assert not np.array_equal(results(tmp_path), draw(model.sample, 2, y=caption_bytes(["an eight"] * 2, 40)).numpy())
+    with pytest.raises(ValueError, match="40 fit"):
+        text(None, model, "a nine below " * 9)
+
+
+def test_frames_show_where_boxes_are() -> None:
+    boxes = torch.tensor([[1, 0.25, 0.25, 0.75, 0.5], [-1, 0, 0, 0, 0]])
+    frame = drawn(boxes, (3, 32, 32))
+    assert frame.shape == (3, 32, 32) and frame.dtype == torch.uint8
+    inked = frame[0].nonzero()
+    assert inked.min(0).values.tolist() == [8, 8] and inked[:, 1].max() == 23
 
 
 # --- What cannot be done.
@@ -215,23 +322,27 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, says, grey, files,
         (colourise, {"image": "image.png"}, "asks for a model of RGB images"),
     ],
 )
-def test_tasks_name_what_is_wrong(task, settings, says, files, monkeypatch) -> None:
+def test_tasks_name_what_is_wrong(task, settings, says, files, models, monkeypatch) -> None:
     monkeypatch.chdir(files)
     method = {} if task is sdedit else {"method": editing.restore}
     with pytest.raises(ValueError, match=re.escape(says)):
-        task(shape=(1, 8, 8), **settings, **method)
+        task(model=models["ddpm"], **settings, **method)
 
 
 def test_models_that_cannot_are_refused(models) -> None:
     with pytest.raises(ValueError, match="VAE cannot edit: take a run of a diffusion model"):
-        editor(runs.build(composed(*TINY, "model=vae")), None)
+        asked(Edit(editing.sdedit, torch.empty(0), ""), runs.build(composed(*TINY, "model=vae")), None)
     with pytest.raises(ValueError, match="2 channels is no pictures"):
-        editor(runs.build(composed(*TINY, "data=toy2d")), None)
+        check_pictures(runs.build(composed(*TINY, "data=toy2d")))
     with pytest.raises(ValueError, match="y=0: this model was trained without classes"):
-        editor(models["ddpm"], 0)
-    assert editor(models["ddpm"], None) is models["ddpm"]
+        asked(Edit(None, torch.empty(0), ""), models["ddpm"], 0)
+    assert asked(Edit(None, torch.empty(0), ""), models["ddpm"], None) is None
+    with pytest.raises(ValueError, match="task=layout asks for a model that is told boxes"):
+        layout(None, models["ddpm"], [[7, 0, 0, 1, 1]])
+    with pytest.raises(ValueError, match="task=text asks for a model that is told captions"):
+        text(None, models["ddpm"], "a seven left of a two")
 
 
 def test_an_unknown_class_is_refused(colour) -> None:
     with pytest.raises(ValueError, match="y=3: this model knows the classes 0 to 2"):
-        editor(runs.load(colour), 3)
+        asked(Edit(None, torch.empty(0), ""), runs.load(colour), 3)

@@ -1,6 +1,7 @@
 """Pictures beside the samples: ends that are known, the same whenever they are drawn."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.spatial import geometric_slerp
 
@@ -61,11 +62,37 @@ def test_the_way_from_noise_ends_at_the_sample(settings) -> None:
 
 
 def test_each_class_has_a_row(settings) -> None:
-    model = runs.build(settings("model=ddpm", "width=8", "steps=2", "model.classes=10", "model.inversion=2")).eval()
+    model = runs.build(settings("model=ddpm", "width=8", "steps=2", "condition=classes", "model.inversion=2")).eval()
     rows = showcase(model, REALS)["classes"]
     assert rows.shape == (10, 8, 1, 8, 8)
     with per_image(0, 0, 8):
         assert np.array_equal(rows[7], to_uint8(model.sample(8, torch.full((8,), 7))).numpy())
+
+
+@pytest.mark.parametrize("condition", ["layout", "superres"])
+def test_what_was_asked_has_a_row_each(settings, condition) -> None:
+    model = runs.build(
+        settings("model=ddpm", "width=8", "steps=2", f"condition={condition}", "model.inversion=2")
+    ).eval()
+    for p in model.parameters():  # networks start with zeros at their ends, which nothing gets through
+        p.data += 0.1 * torch.randn_like(p)
+    layout = torch.tensor([[[k, 0.1, 0.1, 0.5, 0.5], *[[-1, 0, 0, 0, 0]] * 3] for k in range(8)])
+    rows = showcase(model, REALS[:8], layout)["asked"]
+    assert rows.shape == (8, 8, 1, 8, 8) and np.array_equal(rows[:, 0], REALS[:8].numpy())
+    n, y = 7, layout
+    if condition == "superres":  # the map comes before the samples
+        means = REALS[:8].float().view(8, 1, 4, 2, 4, 2).mean((3, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert np.abs(rows[:, 1] - means.numpy()).max() <= 1
+        n, y = 6, model.condition.of(REALS[:8] / 127.5 - 1, None)
+    with per_image(0, 0, n):
+        assert np.array_equal(rows[5, -n:], to_uint8(model.sample(n, y[5].expand(n, *y[5].shape))).numpy())
+    assert not np.array_equal(rows[5, -n:], rows[4, -n:])
+
+
+def test_a_condition_that_the_images_do_not_have_is_not_shown(settings) -> None:
+    model = runs.build(settings("model=ddpm", "width=8", "steps=2", "condition=layout", "model.inversion=2")).eval()
+    assert "asked" not in showcase(model, REALS[:8])
+    assert "asked" not in showcase(model, REALS[:8], torch.arange(8))
 
 
 def test_a_family_that_only_samples_has_none(settings) -> None:

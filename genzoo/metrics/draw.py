@@ -84,25 +84,37 @@ def set_aside() -> Iterator[None]:
 
 
 @torch.no_grad()
-def draw(sample: Callable[[int], Tensor], n: int, batch_size: int = 256, seed: int = 0, first: int = 0) -> Tensor:
+def draw(
+    sample: Callable[..., Tensor],
+    n: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    first: int = 0,
+    y: Tensor | None = None,
+) -> Tensor:
     """The images first, ..., first + n - 1 of a seed, uint8 (n, C, H, W) on the host.
 
     sample: takes a number of images, gives (that many, C, H, W) in [-1, 1] with torch's global generator.
+    y: conditions (n, ...) that `sample` also takes, a row an image; None asks for nothing.
     batch_size: images at a time, or as many as fit in memory.
     Raises ValueError if a sample holds NaN or infinity.
     """
 
     def batch(start: int, size: int) -> Tensor:
+        asked = () if y is None else (y[start : start + size],)
         with per_image(seed, first + start, size):
-            return to_uint8(finite(sample(size))).cpu()
+            return to_uint8(finite(sample(size, *asked))).cpu()
 
     return torch.cat(list(halving(batch, n, batch_size, "sampling")))
 
 
-def draw_together(sample: Callable[[int], Tensor], n: int, batch_size: int = 256, seed: int = 0) -> Tensor:
+def draw_together(
+    sample: Callable[..., Tensor], n: int, batch_size: int = 256, seed: int = 0, y: Tensor | None = None
+) -> Tensor:
     """The first n images of a seed, of which each process of a training draws its share and has all."""
     mine = share(n)
-    return gathered(draw(sample, len(mine), batch_size, seed, first=mine.start))
+    asked = None if y is None else y[mine.start : mine.stop]
+    return gathered(draw(sample, len(mine), batch_size, seed, mine.start, asked))
 
 
 def finite(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from genzoo.metrics.features import extract, identified
 from genzoo.metrics.inputs import quantised
 from genzoo.metrics.intervals import repeats_interval
 from genzoo.metrics.neighbours import nearest
-from genzoo.metrics.protocol import Protocol, images_sha256, short_hash
+from genzoo.metrics.protocol import ASKED, Protocol, images_sha256, short_hash
 from genzoo.metrics.ranks import agreed, share
 from genzoo.metrics.reference import Reference, reference_of
 from genzoo.metrics.scores import OnFeatures, ScoreFunction, Scores, every
@@ -47,6 +47,7 @@ def evaluate(
     scores: Mapping[str, ScoreFunction],
     likelihoods: Callable[..., list[dict[str, Any]]] | None = None,
     reconstructions: Callable[..., Scores] | None = None,
+    answers: Callable[..., tuple[Scores, Scores]] | None = None,
     reference: str = "train",
     n: int | None = None,
     sets: int = 1,
@@ -64,6 +65,7 @@ def evaluate(
     scores: functions of `genzoo.metrics.scores`.
     likelihoods: `genzoo.metrics.likelihood.bits_per_dim_rows` of a model, asked for up to n_likelihood test images.
     reconstructions: `genzoo.metrics.reconstruction.reconstruction` of a model, asked for all test images.
+    answers: `genzoo.asking.answers` of a model, asked for what the data says of n test images, 1,000 at most.
     n: images of a set; None takes as many as the test split has, at most 10,000. sets: disjoint sets, each scored
     by itself; the value is their mean and every one is kept.
     estimates: of the likelihood, also where there is a bound. batch_size: images at a time. Neither changes a score.
@@ -89,13 +91,18 @@ def evaluate(
     densities = likelihoods(held_out, batch_size, seed, estimates) if likelihoods and len(held_out) else []
     originals = chosen(images["test"], len(images["test"]), seed)
     again = reconstructions(originals, extractor, batch_size) if reconstructions else {}
+    n_asked = min(protocol.n_fake, len(images["test"]), ASKED)
+    right, ceiling = answers(extractor, n_asked, batch_size, seed) if answers else ({}, {})
     distances = combined([compare(fake, real) for fake in fakes], protocol.n_fake)
+    asked = combined([right], n_asked)
+    controls = calibration(images, compare, against, protocol, cache_dir)
+    controls["real test"] |= combined([ceiling], n_asked)
     record = {
         "protocol": json.loads(json.dumps(asdict(protocol))),
         "protocol_id": protocol.protocol_id,
-        "scores": distances | combined([again], len(originals)) | tightest(densities),
+        "scores": distances | asked | combined([again], len(originals)) | tightest(densities),
         "likelihoods": densities,
-        "calibration": calibration(images, compare, against, protocol, cache_dir),
+        "calibration": controls,
     }
     return Evaluation(record, fakes[0], *neighbours_of(fakes[0][:GALLERY], images["train"], real, extractor))
 

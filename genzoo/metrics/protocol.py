@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 QUANTISATION = "uint8: (x * 127.5 + 128).clip(0, 255)"
+ASKED = 1000  # images that a conditional model is asked for, at most
 REVISION = 2  # of the code that measures: raised whenever a change of it changes a number
 
 
@@ -21,6 +22,8 @@ class Protocol:
     n_fake: images of one set; sets: disjoint sets that were drawn and scored; n_likelihood: test images whose
     likelihood was asked for, at most; features_sha256: of the extractor's weights; scores: the settings of each
     score; quantisation: how floats in [-1, 1] became uint8; seed: image i of the draw follows from (seed, i).
+    What conditional models were asked for follows from these too: the classes, boxes or captions of n_fake test images,
+    at most ASKED, drawn by the seed.
     """
 
     dataset: str

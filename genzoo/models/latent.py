@@ -17,7 +17,7 @@ def of_generator(name: str) -> property:
 
 
 class Latent(Generator):
-    """z = (E(x) - mean) / std, each channel of unit variance; the generator takes z for its images and knows no x.
+    """z = (E(x) - mean) / std, of unit variance (section 4.3.2); the generator takes z for its images and knows no x.
 
     first_stage: a trained model with `latent_shape`, `encode` and `decode`, frozen; a Rombach et al. stage is
         genzoo.models.autoencoder.Autoencoder. Of codes, the nearest ones are decoded.
@@ -68,7 +68,7 @@ class Latent(Generator):
 
     @torch.no_grad()
     def latents(self, x: Tensor) -> Tensor:
-        """z (n, c, h, w) of images x, each channel of mean 0 and variance 1 over the training images."""
+        """z (n, c, h, w) of images x, of mean 0 a channel and variance 1 over all of the training images."""
         return (self.first_stage.encode(x) - self.mean) / self.std
 
     @torch.no_grad()
@@ -86,13 +86,14 @@ class Latent(Generator):
         super().on_fit_start()
         data = self.trainer.datamodule
         if data is not None and not self.encoded:
-            self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
+            if not self.mean.any():  # else of the run that this one goes on from, whose generator knows this scale
+                self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
             self.encoded = data.encode_training(self.latents)
         self.generator.on_fit_start()
 
     @torch.no_grad()
     def scale(self, batches: Iterable[Batch]) -> None:
-        """Set mean and std (c, 1, 1) to those of the latents of these images."""
+        """Set mean (c, 1, 1) to that of the latents of these images, and std to one for all channels."""
         count, total, squares = 0, 0.0, 0.0
         for x, _ in batches:
             z = self.first_stage.encode(x.to(self.device)).double()
@@ -100,7 +101,7 @@ class Latent(Generator):
             total, squares = total + z.sum((0, 2, 3)), squares + z.square().sum((0, 2, 3))
         mean = total / count
         self.mean.copy_(mean[:, None, None])
-        self.std.copy_((squares / count - mean**2).clamp(min=1e-12).sqrt()[:, None, None])
+        self.std.copy_((squares / count - mean**2).mean().clamp(min=1e-12).sqrt())
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """The generator's loss on the latents of images x."""

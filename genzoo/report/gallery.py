@@ -29,6 +29,11 @@ STRIPS = {  # arrays of rows: the summary of the fold, the sentence in it
         "Each row is one sample in the making: the model's guess of the final image (x̂₀) at some of the steps, the "
         "first at the left.",
     ),
+    "asked": (
+        "What was asked for",
+        "Each row is one held-out image, the map that was made of it where the model is told one, and samples of what "
+        "the data says of it: its boxes, its caption or its map.",
+    ),
 }
 CLASSES = "One class a row"
 CLASSES_NOTE = "Each row is samples of one class, asked for by its label, in the order of the classes."

@@ -28,6 +28,7 @@ OPTIONAL = {
     "reconstruction": 4,
     "interpolation": 5,
     "trajectory": 5,
+    "asked": 5,
     "classes": 5,
 }  # arrays of samples.npz and their axes
 

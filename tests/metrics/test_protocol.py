@@ -64,7 +64,7 @@ def test_every_field_counts(field: str) -> None:
 
 def test_every_argument_of_an_evaluation_is_in_one_list() -> None:
     in_the_protocol = {"splits", "extractor", "dataset", "scores", "reference", "n", "sets", "n_likelihood", "seed"}
-    the_model = {"sample", "likelihoods"}
+    the_model = {"sample", "likelihoods", "reconstructions", "answers"}
     assert set(inspect.signature(evaluate).parameters) == in_the_protocol | the_model | UNCHANGING
 
 

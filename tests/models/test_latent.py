@@ -63,7 +63,7 @@ def test_latents_have_unit_variance_and_are_computed_once(settings, tmp_path: Pa
 
 
 def test_mirrored_images_are_encoded_too(settings, tmp_path: Path) -> None:
-    model, data = fitted(latent(settings), settings, tmp_path, "data.flip=true")
+    _, data = fitted(latent(settings), settings, tmp_path, "data.flip=true")
     kept, n = data._encoded.x, len(data.splits.train.x)
     assert len(kept) == 2 * n
     torch.testing.assert_close(kept[n:], kept[:n].flip(-1))  # of this first stage
