@@ -130,7 +130,7 @@ CASES = [  # module, arguments, culprit, remedy
     (RUN, "features=zzz", "features=zzz", "there are cifar10, digits"),
     (EDIT, "task=sdedi run=x image=y", "task=sdedi", "did you mean sdedit?"),
     (RUN, "sed=1", "sed", "did you mean seed"),
-    (RUN, "lr=1e-3", "lr", "did you mean model.optimizer.lr?"),
+    (RUN, "lr=1e-3", "lr", "or model.optimizer.lr?"),
     (RUN, "model=vae model.betta=2", "model.betta", "did you mean model.beta?"),
     (RUN, "+modle=vae", "+modle=vae", "did you mean model?"),
     (RUN, "model._target_=genzoo.models.diffusion.Difusion", "Difusion", "did you mean Diffusion?"),

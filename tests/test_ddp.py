@@ -236,7 +236,7 @@ def test_shares_are_contiguous_and_differ_by_one_at_most(n, world, monkeypatch) 
 def test_machines_want_a_launcher(tmp_path) -> None:
     settings = settings_of(tmp_path, "trainer=ddp", "+trainer.num_nodes=2")
     with pytest.raises(ValueError, match=r"trainer\.num_nodes=2: start the command with torchrun or srun"):
-        to_start(instantiate(settings["trainer"], logger=False))
+        to_start(instantiate(settings["trainer"], logger=False, precision=None))
 
 
 @pytest.mark.slow

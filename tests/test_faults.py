@@ -107,6 +107,7 @@ def settings(folder: Path, *overrides: str) -> dict:
     return composed(f"folder='{folder}'", *torture.FAMILIES["vae"], *torture.TINY, "budget.images=2048", *overrides)
 
 
+@pytest.mark.slow
 def test_a_short_torture(tmp_path: Path) -> None:
     faults = [
         "kill -9 in the middle of writing a checkpoint",

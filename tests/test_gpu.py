@@ -16,7 +16,8 @@ from genzoo.metrics.draw import draw
 CONF = Path(__file__).parents[1] / "conf"
 FAMILIES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SAMPLERS = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
-OTHERWISE = {"flow", "autoencoder_vq"}  # ActNorm looks whether it has started; meta tensors know no autocast
+# ActNorm looks whether it has started; meta tensors know no autocast, within which codes are looked for
+OTHERWISE = {"flow", "autoencoder_vq", "code_prior"}
 WAITING = {"adaptive"}  # whose next step depends on the error of the last
 
 

@@ -153,8 +153,11 @@ def test_shipped_studies_compose(name: str, settings) -> None:
     """Cells make configurations of their own, all with the study's budget."""
     asked = study.asked(["-m", f"+study={name}"])
     found, cells = [], asked.cells()
+    unseen = ["model.generator.image_shape=[3,4,4]"] if "first_stage" in asked.settings else []  # until it is trained
     for cell in cells[:: max(1, len(cells) // 4)]:
-        composed = settings(*cell["overrides"], f"+{name}=study", f"hydra.searchpath=[file://{ROOT / 'experiments'}]")
+        composed = settings(
+            *cell["overrides"], *unseen, f"+{name}=study", f"hydra.searchpath=[file://{ROOT / 'experiments'}]"
+        )
         found.append(composed)
         assert composed["budget"] | asked.settings["budget"] == composed["budget"]
     assert len({json.dumps([f["seed"], f["model"], f["data"], f["nets"]], sort_keys=True) for f in found}) == len(found)

@@ -25,7 +25,7 @@ from genzoo.nets.conv import conv3x3, zero
 class Net(nn.Sequential):
     """The coupling's network of Glow, and of normflows: 3x3, 1x1 and 3x3 convolutions."""
 
-    def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, width: int, context: int = 0) -> None:
         last = zero(conv3x3(width, out_channels))
         super().__init__(conv3x3(in_channels, width), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), last)
 

@@ -48,6 +48,18 @@ def in_full(h: Tensor) -> Tensor:
     return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
+class Halve(nn.Conv2d):
+    """A 3x3 convolution of every second pixel and its neighbours to the right and below, as Rombach et al.'s code has
+    it; sides are rounded up."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return super().forward(nn.functional.pad(x, (0, 1 + width % 2, 0, 1 + height % 2)))
+
+
 class Encoder(nn.Sequential):
     """Image (n, C, H, W) -> (n, out_channels, h, w), `size` (h, w) being (H, W) / factor, rounded up.
 
@@ -69,7 +81,7 @@ class Encoder(nn.Sequential):
         layers: list[nn.Module] = [conv3x3(channels, width)]
         for i, w in enumerate(widths):
             if i > 0:
-                layers.append(conv3x3(widths[i - 1], w, stride=2))
+                layers.append(Halve(widths[i - 1], w))
             layers += [ResBlock(w, w, norm) for _ in range(blocks)]
         super().__init__(*layers, norm(widths[-1]), nn.SiLU(), conv3x3(widths[-1], out_channels))
         self.size = sizes[-1]

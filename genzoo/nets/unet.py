@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genzoo.nets.conditions import Condition, given, widths
-from genzoo.nets.conv import conv3x3, enlarged, group_norm, resolutions, zero
+from genzoo.nets.conv import Norm, conv3x3, enlarged, group_norm, resolutions, zero
 
 
 def timestep_embedding(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -52,12 +53,14 @@ class Conditioning(nn.Module):
 class TimeResBlock(nn.Module):
     """A residual block into which the time embedding is added between its two convolutions."""
 
-    def __init__(self, channels_in: int, channels_out: int, time_dim: int, dropout: float) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, time_dim: int, dropout: float, norm: Norm = group_norm
+    ) -> None:
         super().__init__()
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
-        self.norm1, self.conv1 = group_norm(channels_in), conv3x3(channels_in, channels_out)
+        self.norm1, self.conv1 = norm(channels_in), conv3x3(channels_in, channels_out)
         self.time = nn.Linear(time_dim, channels_out)
-        self.norm2, self.conv2 = group_norm(channels_out), zero(conv3x3(channels_out, channels_out))
+        self.norm2, self.conv2 = norm(channels_out), zero(conv3x3(channels_out, channels_out))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
@@ -80,10 +83,10 @@ def attended(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 class Attention(nn.Module):
     """Self-attention over the positions of a feature map, added to it."""
 
-    def __init__(self, channels: int, head_dim: int = 64) -> None:
+    def __init__(self, channels: int, head_dim: int = 64, norm: Norm = group_norm) -> None:
         super().__init__()
         self.heads = heads(channels, head_dim)
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero(nn.Linear(channels, channels))
 
@@ -97,10 +100,10 @@ class CrossAttention(nn.Module):
     """Attention of every place of a feature map to the tokens of a condition, added to it (Rombach et al. 2022,
     section 3.3); a place also asks by where it is, which boxes are about."""
 
-    def __init__(self, channels: int, tokens: int, head_dim: int = 64) -> None:
+    def __init__(self, channels: int, tokens: int, head_dim: int = 64, norm: Norm = group_norm) -> None:
         super().__init__()
         self.heads = heads(channels, head_dim)
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.q, self.kv = nn.Linear(channels, channels), nn.Linear(tokens, 2 * channels)
         self.out = zero(nn.Linear(channels, channels))
 
@@ -117,12 +120,19 @@ class Block(nn.Module):
     """A residual block and, where asked, attention behind it: to itself, and to tokens of this width."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, time_dim: int, dropout: float, attend: bool, tokens: int = 0
+        self,
+        channels_in: int,
+        channels_out: int,
+        time_dim: int,
+        dropout: float,
+        attend: bool,
+        tokens: int = 0,
+        norm: Norm = group_norm,
     ) -> None:
         super().__init__()
-        self.res = TimeResBlock(channels_in, channels_out, time_dim, dropout)
-        self.attention = Attention(channels_out) if attend else nn.Identity()
-        self.cross = CrossAttention(channels_out, tokens) if attend and tokens else None
+        self.res = TimeResBlock(channels_in, channels_out, time_dim, dropout, norm)
+        self.attention = Attention(channels_out, norm=norm) if attend else nn.Identity()
+        self.cross = CrossAttention(channels_out, tokens, norm=norm) if attend and tokens else None
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tensor | None = None) -> Tensor:
         h = self.attention(self.res(x, time))
@@ -156,13 +166,14 @@ class UNet(nn.Module):
         sizes = resolutions(height, breadth)
         channels_at = [width * multipliers[min(i, len(multipliers) - 1)] for i in range(len(sizes))]
         time_dim = 4 * width
+        norm = partial(nn.GroupNorm, group_norm(width).num_groups)  # everywhere, as Ho et al. have it
         self.condition = condition
         vector, tokens, maps = widths(condition)
         self.conditioning = Conditioning(width, time_dim, times, vector)
         self.stem = conv3x3(channels + maps, width)
 
         def block(c_in: int, c_out: int, size: tuple[int, int]) -> Block:
-            return Block(c_in, c_out, time_dim, dropout, min(size) in attention, tokens)
+            return Block(c_in, c_out, time_dim, dropout, min(size) in attention, tokens, norm)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, c = [width], width
@@ -174,14 +185,14 @@ class UNet(nn.Module):
                 self.down.append(block(c, w, size))
                 c = w
                 skips.append(c)
-        self.middle = nn.ModuleList([Block(c, c, time_dim, dropout, attend, tokens) for attend in (True, False)])
+        self.middle = nn.ModuleList([Block(c, c, time_dim, dropout, attend, tokens, norm) for attend in (True, False)])
         for i, (size, w) in reversed(list(enumerate(zip(sizes, channels_at, strict=True)))):
             for _ in range(blocks + 1):
                 self.up.append(block(c + skips.pop(), w, size))
                 c = w
             if i > 0:
                 self.up.append(conv3x3(c, c))
-        self.out = nn.Sequential(group_norm(c), nn.SiLU(), zero(conv3x3(c, outputs * channels)))
+        self.out = nn.Sequential(norm(c), nn.SiLU(), zero(conv3x3(c, outputs * channels)))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (n, C, H, W), t (n,) or (n, times) steps, y of the condition -> (n, outputs * C, H, W)."""

@@ -87,6 +87,7 @@ def blocked(value: float, left_out: list[float]) -> tuple[float, float]:
     return t_interval(value, replicates_error(left_out), len(left_out) - 1)
 
 
+@pytest.mark.slow
 def test_kernel_distance_is_held() -> None:
     d, a, y = 8, 0.5, torch.randn(200, 8).double()
     # x ~ N(a, I) against these y, as in test_kernel: E k(x, x') in closed form, E k(x, y) given y likewise.
@@ -148,6 +149,7 @@ def on_a_line(real: Tensor, reach: Tensor, mu: float, sigma: float, m: int) -> t
     return union, inside.sum() / 5, (1 - (1 - inside) ** m).mean()
 
 
+@pytest.mark.slow
 def test_neighbourhoods_are_held() -> None:
     mu, sigma, n, m = 1.0, 1.2, 100, 100
     real = torch.randn(n, 1).double()

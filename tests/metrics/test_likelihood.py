@@ -131,7 +131,7 @@ def flow(shape: tuple[int, int, int] = SHAPE) -> Flow:
 
 
 def vae() -> VAE:
-    encoder, decoder = (partial(net, SHAPE, width=8) for net in (mlp.Encoder, mlp.Decoder))
+    encoder, decoder = (partial(net, image_shape=SHAPE, width=8) for net in (mlp.Encoder, mlp.Decoder))
     return VAE(SHAPE, torch.optim.SGD, encoder, decoder, Gaussian(), latent_dim=2, particles=3)
 
 

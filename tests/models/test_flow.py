@@ -197,7 +197,7 @@ def test_probabilities_of_all_points_sum_to_one(coupling) -> None:
     assert (log_p.exp() / 127.5**2).sum(1).mean() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("coupling", [affine, spline])
+@pytest.mark.parametrize("coupling", [affine, pytest.param(spline, marks=pytest.mark.slow)])
 def test_probabilities_sum_to_one_for_each_class_and_over_them(coupling) -> None:
     model = off_start(flow((2, 1, 1), coupling, alpha=1e-7, classes=3))
     assert model.base.weight.any()
