@@ -45,7 +45,7 @@ class Latent(Generator):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
-    sampler, steps, grid, spacing = map(of_generator, ("sampler", "steps", "grid", "spacing"))
+    sampler, steps, grid = map(of_generator, ("sampler", "steps", "grid"))
     nfe, classes, condition = map(of_generator, ("nfe", "classes", "condition"))
     guidance, guides = map(of_generator, ("guidance", "guides"))
     full_precision = property(lambda self: self.generator.full_precision)
