@@ -19,6 +19,7 @@ from genzoo.run import find, make_trainer
 CONFIGS = sorted((Path(conf_folder()) / "model").glob("*.yaml"))
 FAMILIES = [path.stem for path in CONFIGS]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 32, 48), (1, 15, 17), (2, 1, 1)]
+USUAL = SHAPES[1:3]  # less likely to fail than the others
 SMALL = ["width=8", "steps=3"]
 CHEAP = {"bound_terms": 2, "inversion": 2, "particles": 2}  # of the model, where it has them
 
@@ -26,7 +27,8 @@ CHEAP = {"bound_terms": 2, "inversion": 2, "particles": 2}  # of the model, wher
 def cases() -> list[tuple[str, tuple[int, int, int]]]:
     """Every family at every shape; one that names no class of its own, but varies another, at the first and last."""
     own = {path.stem: "\n_target_:" in path.read_text() for path in CONFIGS}
-    return [(family, shape) for family in FAMILIES for shape in (SHAPES if own[family] else (SHAPES[0], SHAPES[-1]))]
+    found = [(family, shape) for family in FAMILIES for shape in (SHAPES if own[family] else (SHAPES[0], SHAPES[-1]))]
+    return [pytest.param(*case, marks=pytest.mark.slow) if case[1] in USUAL else case for case in found]
 
 
 everywhere = pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def cells(user: Path) -> dict[str, Path]:
     return {str(path.parent.parent.name): path.parent for path in user.glob("outputs/beta/*/seed=0/config.yaml")}
 
 
+@pytest.mark.slow
 def test_the_repeated_command_finishes_the_good_cells_and_names_the_bad(user: Path, first) -> None:
     code, out, err = first
     assert code == 2, err
@@ -80,6 +81,7 @@ def test_the_repeated_command_finishes_the_good_cells_and_names_the_bad(user: Pa
         assert "metrics.reference=tests" in (found[name] / "failed.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_plan_names_the_folders_that_the_runs_have(user: Path, first) -> None:
     plan = json.loads((user / "outputs/beta/study.json").read_text())
     assert plan["question"] == "Does beta matter?"
@@ -87,11 +89,13 @@ def test_the_plan_names_the_folders_that_the_runs_have(user: Path, first) -> Non
     assert plan["budget"]["images"] == 256
 
 
+@pytest.mark.slow
 def test_the_study_has_its_report(user: Path, first) -> None:
     page = (user / "outputs/beta/report/index.html").read_text()
     assert "model.beta=2" in page
 
 
+@pytest.mark.slow
 def test_a_run_says_how_to_repeat_it(user: Path, first) -> None:
     metrics = json.loads(next(user.glob("outputs/beta/*/seed=0/metrics.json")).read_text())
     command = metrics["provenance"]["command"]
