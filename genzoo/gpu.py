@@ -25,16 +25,10 @@ def precision(asked: str, accelerator: str, model: Generator) -> str:
 
 
 class Tuned(Callback):
-    """Compiles the networks that a family names in `compiled`, and lays them out as the convolutions of a GPU want.
-
-    everywhere: on other devices, too; on a CPU it gains nothing.
-    """
-
-    def __init__(self, everywhere: bool = False) -> None:
-        self.everywhere = everywhere
+    """On a GPU, compiles the networks that a family names in `compiled`, and lays them out as its convolutions want."""
 
     def on_fit_start(self, trainer: Trainer, model: Generator) -> None:
-        if model.device.type == "cuda" or self.everywhere:
+        if model.device.type == "cuda":  # compiling gains a CPU nothing
             tune(model)
 
 
