@@ -18,18 +18,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, InterpolationToMissingValueError, OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from genzoo.files import remedy
 from genzoo.metrics.protocol import short_hash
+from genzoo.nets import foreign
 from genzoo.provenance import refuse_secrets
 from genzoo.suggest import composition_sentence, did_you_mean, known_keys, one_line, refuse_added, refuse_misfits
 
 DEBUG, FULL_ERROR = "--debug", "HYDRA_FULL_ERROR"
 PATHS = (
-    *("run", "out", "data.path", "data.root", "folder", "image", "mask", "guide", "first_stage", "from"),
-    *("model.net.path", "model.first_stage.path"),
+    *("run", "out", "data.path", "data.root", "folder", "image", "mask", "map", "guide", "first_stage", "from"),
+    *("condition.path", "diffusers.path", "diffusers.first_stage.path", "model.net.path", "model.first_stage.path"),
 )
 CAPTIONS = ("prompt", "y")
 
@@ -66,6 +67,8 @@ def latent_shape(first_stage: str) -> list[int]:
     return list(shape)
 
 
+OmegaConf.register_new_resolver("diffusers_latent", foreign.latent_shape, replace=True)
+OmegaConf.register_new_resolver("diffusers_target", foreign.target, replace=True)
 OmegaConf.register_new_resolver("latent_shape", latent_shape, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("relative", os.path.relpath, replace=True)
@@ -202,12 +205,21 @@ def sentence(error: BaseException) -> str:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         key = missing[1] if missing and isinstance(error, InterpolationToMissingValueError) else error.full_key
         return f"{key} has no value: add {key}=..."
+    if type(error) is InterpolationResolutionError and (inside := in_resolver(error)):
+        return sentence(inside)
     if isinstance(error, OmegaConfBaseException):
         return one_line(f"{error.full_key or 'the configuration'}: {error.msg or error}")
     if isinstance(error, OSError) and error.errno and error.filename:
         return one_line(f"{error.filename} cannot be used: {remedy(error, Path(error.filename))}")
     spoken = isinstance(error, ValueError | OSError | ImportError | HydraException | MisconfigurationException)
     return one_line(error if spoken and str(error) else f"{type(error).__name__}: {error} ({DEBUG} shows where)")
+
+
+def in_resolver(error: BaseException | None) -> BaseException | None:
+    """What a resolver raised, which OmegaConf wraps in errors of its own; None for no such thing."""
+    while isinstance(error, OmegaConfBaseException):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def hush() -> None:

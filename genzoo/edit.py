@@ -21,10 +21,10 @@ from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.command import command, plain
 from genzoo.data.pixels import MODES, decode
 from genzoo.diffusion import editing
-from genzoo.generator import Generator, HasDenoiser
+from genzoo.generator import Generator, HasDenoiser, to_uint8
 from genzoo.metrics.draw import draw
 from genzoo.nets.conditions import Layout
-from genzoo.nets.maps import LowResolution, Masked, known, masked
+from genzoo.nets.maps import LowResolution, Maps, Masked, known, masked
 from genzoo.nets.text import Bytes
 from genzoo.pictures import save_grid
 from genzoo.sample import check, device, exchange_sampling, ready, write
@@ -172,6 +172,21 @@ def text(image: None, model: Generator, prompt: str | list[str]) -> Edit:
         raise ValueError("task=text asks for a model that is told captions: take a run with condition=text")
     y = conditions_of(model, prompt, "prompt")
     return Edit(None, torch.empty(0, *model.image_shape, dtype=torch.uint8), "its training on captions", y)
+
+
+def maps(image: str | None, model: Generator, file: str | None) -> Edit:
+    """Images of the map in a file, or of the one that the model's condition makes of an image."""
+    condition, shape = trained(model), model.image_shape
+    if not isinstance(condition, Maps):
+        raise ValueError("task=maps asks for a model that is told maps: take a run with condition=edges, depth or maps")
+    if (image is None) == (file is None) or (image and type(condition) is Maps):
+        raise ValueError("task=maps takes map=FILE, or an image=FILE of which condition=edges or depth makes the map")
+    if file:
+        y = known(levels(read(file, (condition.maps - 1, *condition.size)))[None])
+    else:
+        y = condition.of(levels(read(image, shape))[None].to(model.device), None).cpu()
+    shown = to_uint8(condition(y.to(model.device)).maps[:, :-1].mean(1, keepdim=True)).cpu()
+    return Edit(None, shown.expand(-1, *shape[:1], -1, -1), "its training on maps", y)
 
 
 def trained(model: Generator) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from PIL import Image
@@ -38,14 +37,6 @@ MODELS = {
     "classes": ["model=ddpm", "condition=classes", "steps=2"],
     "toy": ["model=ddpm", "data=toy2d", "steps=2"],
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def composed_once() -> Iterator[None]:
-    """Hydra composes a configuration twice, first to read hydra.mode from it, which no command sets."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
-        yield
 
 
 @contextmanager
@@ -147,6 +138,19 @@ CASES = [  # module, arguments, culprit, remedy
     (SAMPLE, "", "run has no value", "add run="),
     (RUN, "data=folder", "data.path has no value", "add data.path="),
     (EDIT, "run={ddpm} image={there}/grey.png", "mask has no value", "add mask="),
+    (RUN, "model=latent", "genzoo: set first_stage=RUN_FOLDER", "autoencoder_kl or autoencoder_vq\n"),
+    (
+        RUN,
+        "model=latent first_stage=nowhere",
+        "genzoo: nowhere is not a run folder",
+        "give a folder that genzoo.run wrote",
+    ),
+    (
+        RUN,
+        "+diffusers=pipeline diffusers.path=nowhere",
+        "genzoo: nowhere/scheduler has no",
+        "that save_pretrained filled\n",
+    ),
     # studies
     (RUN, "-m +study=familys_digits", "familys_digits", "did you mean families_digits"),
     (RUN, "-m +study", "+study names no study", "write +study=NAME"),
@@ -205,6 +209,7 @@ CASES = [  # module, arguments, culprit, remedy
     (EDIT, f"{SDEDIT} strength=much", "strength=much", "give a number"),
     (EDIT, "run={ddpm} image={there}/grey.png task=superres factor=3", "factor=3", "8x8"),
     (EDIT, "run={ddpm} image={there}/grey.png task=colourise", "task=colourise", "RGB"),
+    (EDIT, "run={ddpm} image={there}/grey.png task=maps", "told maps", "condition=edges, depth or maps"),
     (EDIT, "run={ddpm} image={there}/grey.png mask={there}/small.png", "small.png is 4x4", "make them one size"),
     (EDIT, "run={ddpm} image={there}/grey.png mask={there}/black.png", "black.png", "white pixels"),
     (EDIT, "run={ddpm} image={there}/text.png task=sdedit", "text.png", "repair or remove"),

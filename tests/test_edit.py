@@ -29,6 +29,7 @@ from genzoo.edit import (
     layout,
     levels,
     main,
+    maps,
     read,
     sdedit,
     strip,
@@ -37,7 +38,7 @@ from genzoo.edit import (
 )
 from genzoo.generator import HasDenoiser
 from genzoo.metrics.draw import draw
-from genzoo.nets.maps import LowResolution
+from genzoo.nets.maps import Edges, LowResolution, known
 
 from .conftest import composed
 
@@ -283,6 +284,33 @@ def test_text_makes_images_of_a_caption(told, files, tmp_path, capsys) -> None:
     assert not np.array_equal(results(tmp_path), draw(model.sample, 2, y=caption_bytes(["an eight"] * 2, 40)).numpy())
     with pytest.raises(ValueError, match="40 fit"):
         text(None, model, "a nine below " * 9)
+
+
+def test_maps_are_made_of_an_image_or_read_from_a_file(told, files, tmp_path, capsys) -> None:
+    run = told("condition=edges")
+    assert edit(files, f"run={run}", "task=maps", "image=image.png", "n=2", f"out={tmp_path / 'image'}") == 0
+    assert "by its training on maps" in capsys.readouterr().out
+    model, image = runs.load(run), levels(read(str(files / "image.png"), (1, 8, 8)))
+    y = Edges((1, 8, 8)).of(image[None], None).expand(2, -1, -1, -1)
+    assert np.array_equal(results(tmp_path / "image"), draw(model.sample, 2, y=y).numpy())
+    shown = maps(str(files / "image.png"), model, None).given[0, 0].numpy()
+    assert np.array_equal(shown, np.where(y[0, 0] > 0, 255, 0))
+    # that map as a file asks for the same
+    Image.fromarray(shown).save(files / "a=map.png")
+    assert edit(files, f"run={run}", "task=maps", "map=a=map.png", "n=2", f"out={tmp_path / 'map'}") == 0
+    assert np.array_equal(results(tmp_path / "map"), results(tmp_path / "image"))
+    assert edit(files, f"run={run}", "task=maps", "map=mask.png", "n=2", f"out={tmp_path / 'other'}") == 0
+    assert not np.array_equal(results(tmp_path / "other"), results(tmp_path / "image"))
+
+
+def test_maps_of_the_data_are_read_from_a_file(told, files) -> None:
+    model = runs.load(told("condition=maps", "condition.channels=3"))
+    found = maps(None, model, str(files / "photo.png"))
+    assert torch.equal(found.y, known(levels(read(str(files / "photo.png"), (3, 8, 8)))[None]))
+    assert found.given.shape == (1, 1, 8, 8)
+    for image, file in ((None, None), ("image.png", "map.png"), ("image.png", None)):
+        with pytest.raises(ValueError, match="task=maps takes map=FILE, or an image=FILE of which"):
+            maps(image, model, file)
 
 
 def test_frames_show_where_boxes_are() -> None:

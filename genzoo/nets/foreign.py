@@ -1,6 +1,7 @@
 """Networks and noise schedules of diffusers in the place of ours, from local folders that its `save_pretrained` filled.
 
-Only safetensors are opened, nothing is fetched, and only the classes named here are made.
+Only safetensors are opened, nothing is fetched, and only the classes named here are made. conf/diffusers has what puts
+whole pipelines in their places: model=ddpm +diffusers=pipeline diffusers.path=FOLDER.
 """
 
 import json
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from genzoo.nets.conditions import Classes, Condition, given
 
+TARGETS = {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}  # by a scheduler's prediction_type
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
@@ -24,14 +26,18 @@ class DiffusersUNet(nn.Module):
     path: the folder of the network, such as PIPELINE/unet.
     condition: what y says. Its tokens are cross-attended to, its maps stacked on x, and class ids of
     genzoo.nets.conditions.Classes are the network's own class labels, its null the id behind the classes.
+    image_shape: (C, H, W) of the images that it is to be given, where that is to be checked.
     Raises ImportError without diffusers, FileNotFoundError where there is no such network, ValueError for one that
-    wants another condition.
+    wants another condition or other images.
     """
 
-    def __init__(self, path: str, condition: Condition | None = None) -> None:
+    def __init__(self, path: str, condition: Condition | None = None, image_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         self.unet, self.condition = pretrained(path, UNETS), condition
         asks = self.unet.config
+        if image_shape:
+            maps = 0 if condition is None else condition.maps
+            refuse_shape(path, asks.in_channels - maps, len(asks.block_out_channels), image_shape)
         self.labels = asks.get("num_class_embeds") or 0
         known = condition.classes + 1 if isinstance(condition, Classes) else 0
         tokens = 0 if condition is None else condition.tokens
@@ -68,13 +74,8 @@ class DiffusersAutoencoder(nn.Module):
         super().__init__()
         self.net = pretrained(path, AUTOENCODERS)
         asks = self.net.config
-        channels, *sides = image_shape or (asks.in_channels, asks.sample_size, asks.sample_size)
-        factor = 2 ** (len(asks.block_out_channels) - 1)
-        if channels != asks.in_channels or any(side % factor for side in sides):
-            wanted = f"{asks.in_channels} channels and sides that are multiples of {factor}"
-            raise ValueError(f"{path} takes images of {wanted}, and not of shape {channels, *sides}")
-        self.image_shape = (channels, *sides)
-        self.latent_shape = (asks.latent_channels, *(side // factor for side in sides))
+        self.image_shape = tuple(image_shape or (asks.in_channels, asks.sample_size, asks.sample_size))
+        self.latent_shape = latent_shape(path, self.image_shape)
         self.family = type(self.net).__name__
         self.scale, self.shift = asks.get("scaling_factor") or 1.0, asks.get("shift_factor") or 0.0
 
@@ -89,6 +90,39 @@ class DiffusersAutoencoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """x (n, *image_shape) in [-1, 1] of scaled latents; of codes, the nearest ones are decoded."""
         return self.net.decode(z / self.scale + self.shift).sample.clamp(-1, 1)
+
+
+def latent_shape(path: str, image_shape: Sequence[int]) -> tuple[int, ...]:
+    """(c, h, w) of the latents of images (C, H, W) in an autoencoder of diffusers, from its folder.
+
+    Raises FileNotFoundError where there is none, ValueError for images that it does not take.
+    """
+    asks = config_of(path, AUTOENCODERS)
+    levels = len(asks["block_out_channels"])
+    refuse_shape(path, asks["in_channels"], levels, image_shape)
+    return (asks["latent_channels"], *(side // 2 ** (levels - 1) for side in image_shape[1:]))
+
+
+def refuse_shape(path: str, channels: int, levels: int, image_shape: Sequence[int]) -> None:
+    """Raises ValueError for images (C, H, W) that a network of so many channels and resolutions does not take."""
+    there, *sides = image_shape
+    factor = 2 ** (levels - 1)
+    if there != channels or any(side % factor for side in sides):
+        wanted = f"{channels} channels and sides that are multiples of {factor}"
+        raise ValueError(f"{path} takes images of {wanted}, and not of shape {there, *sides}")
+
+
+def target(path: str) -> str:
+    """What the network beside a scheduler of diffusers predicts, by its name in genzoo.diffusion.targets.
+
+    Raises ValueError for what has none there.
+    """
+    said = read(path, "scheduler_config.json").get("prediction_type", "epsilon")
+    if said not in TARGETS:
+        raise ValueError(
+            f"{path} has prediction_type={said}: no model.target is that; take one of {', '.join(TARGETS)}"
+        )
+    return TARGETS[said]
 
 
 def sigmas(path: str) -> Tensor:
@@ -109,9 +143,7 @@ def sigmas(path: str) -> Tensor:
 
 def pretrained(path: str, classes: Sequence[str]) -> nn.Module:
     """A network of one of these classes of diffusers, in evaluation mode."""
-    name = read(path, "config.json").get("_class_name")
-    if name not in classes:
-        raise ValueError(f"{path} holds a {name}: give the folder of a {' or '.join(classes)}")
+    name = config_of(path, classes)["_class_name"]
     try:
         return getattr(diffusers(), name).from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
     except OSError as error:
@@ -119,6 +151,14 @@ def pretrained(path: str, classes: Sequence[str]) -> nn.Module:
             f"{path} has no diffusion_pytorch_model.safetensors: save the network by diffusers' "
             "save_pretrained(FOLDER, safe_serialization=True)"
         ) from error
+
+
+def config_of(path: str, classes: Sequence[str]) -> dict[str, Any]:
+    """What the folder of a network of one of these classes says of it."""
+    config = read(path, "config.json")
+    if config.get("_class_name") not in classes:
+        raise ValueError(f"{path} holds a {config.get('_class_name')}: give the folder of a {' or '.join(classes)}")
+    return config
 
 
 def read(path: str, file: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genzoo.nets.canny import canny
 from genzoo.nets.conditions import Condition, Given
 
 
@@ -98,21 +99,19 @@ def rectangles(x: Tensor, most: int, low: float, high: float) -> Tensor:
 
 
 class Edges(Maps):
-    """Where brightness changes: y (n, 2, H, W), 1 on edges. threshold: of Sobel's gradient, of which 1 is a step from
-    black to white."""
+    """Where brightness changes, by Canny: y (n, 2, H, W), 1 on edges and -1 elsewhere.
 
-    def __init__(self, image_shape: Sequence[int], threshold: float = 0.2) -> None:
+    sigma, low, high: as in `genzoo.nets.canny.canny`. Raises ValueError for numbers that these cannot be.
+    """
+
+    def __init__(self, image_shape: Sequence[int], sigma: float = 1.0, low: float = 0.1, high: float = 0.2) -> None:
         super().__init__(image_shape, 1)
-        self.threshold = threshold
+        if not (sigma > 0 and 0 < low <= high):
+            raise ValueError(f"condition.sigma={sigma}, low={low}, high={high}: give sigma > 0 and 0 < low <= high")
+        self.sigma, self.low, self.high = sigma, low, high
 
+    @torch.compiler.disable  # a loop until nothing changes
     def of(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return known((sobel(x) > self.threshold).to(x))
-
-
-def sobel(x: Tensor) -> Tensor:
-    """(n, 1, H, W): the largest gradient of the channels of x (n, C, H, W), 1 for a step from -1 to 1 along an axis."""
-    across = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
-    kernels = torch.stack([across, across.T])[:, None]  # (2, 1, 3, 3)
-    n, channels, *size = x.shape
-    padded = F.pad(x.reshape(n * channels, 1, *size), (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernels).square().sum(1).sqrt().view(n, channels, *size).amax(1, keepdim=True)
+        with torch.autocast(x.device.type, enabled=False):  # edges do not follow from the training's precision
+            edges = canny(x.float(), self.sigma, self.low, self.high)
+        return known(2 * edges.to(x) - 1)

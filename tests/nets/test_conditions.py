@@ -3,7 +3,6 @@
 import json
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from genzoo.nets.conditions import Classes, Condition, Given, Layout, dropped, examples, given, remembered, spread
 from genzoo.nets.dit import DiT
-from genzoo.nets.maps import Edges, LowResolution, Maps, Masked, known, masked, rectangles, sobel
+from genzoo.nets.maps import Edges, LowResolution, Maps, Masked, masked, rectangles
 from genzoo.nets.mlp import Denoiser
 from genzoo.nets.text import ClipText, Text, word_ids
 from genzoo.nets.unet import UNet
@@ -234,22 +233,6 @@ def test_rectangles_are_rectangles() -> None:
         assert 4 <= rows.stop - rows.start <= 11 and 6 <= columns.stop - columns.start <= 16
     counts = [ndimage.label(hole)[1] for hole in rectangles(torch.zeros(300, 1, 40, 40), 3, 0.1, 0.1)[:, 0].numpy()]
     assert set(counts) == {1, 2, 3}
-
-
-def test_edges_are_sobels() -> None:
-    x = torch.rand(3, 2, 9, 7) * 2 - 1
-    gradients = [
-        [ndimage.sobel(channel, axis, mode="nearest") / 8 for axis in (0, 1)]
-        for image in x.numpy()
-        for channel in image
-    ]
-    expected = torch.stack([torch.from_numpy(np.hypot(a, b)) for a, b in gradients]).view(3, 2, 9, 7)
-    torch.testing.assert_close(sobel(x), expected.amax(1, keepdim=True), rtol=0, atol=1e-6)
-    step = torch.ones(1, 1, 6, 6)
-    step[..., :3] = -1
-    edges = Edges((1, 6, 6)).of(step, None)
-    assert torch.equal(edges[0, 0].sum(0), torch.tensor([0.0, 0, 6, 6, 0, 0])) and (edges[:, 1] == 1).all()
-    assert torch.equal(known(step)[:, :1], step)
 
 
 # --- Bookkeeping.
