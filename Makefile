@@ -8,7 +8,7 @@ demo: .venv/run.stamp
 	$(BIN)/python -m genzoo.run -m +study=demo
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 slow: .venv/test.stamp
 	$(BIN)/python -m pytest -q -m slow

@@ -20,8 +20,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
+from torch.multiprocessing import start_processes
 
-from genzoo import load, runs
+from genzoo import load, processes, runs
 from genzoo.command import conf_folder, plain
 from genzoo.data import datamodule
 from genzoo.data.batches import Batch, epoch_batches
@@ -30,6 +31,7 @@ from genzoo.metrics import ranks
 from genzoo.processes import launch, to_start
 from genzoo.run import finish
 from genzoo.score import Scorer
+from tests.conftest import FRESH
 
 ROOT = Path(__file__).parent.parent
 TINY = ["width=8", "budget.images=300", "budget.checks=1", "callbacks.judge.n=16", "trainer.accelerator=cpu"]
@@ -55,9 +57,14 @@ def in_two_processes(root: Path, cases: dict[str, list[str]]) -> Path:
         name: settings_of(root / name, "trainer=ddp", "data.batch_size=32", *case) for name, case in cases.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(processes, "start_processes", forked)
         launch(2, runpy.run_path, __file__, {"chosen": chosen}, "rank")
     return root
+
+
+def forked(*arguments: Any, start_method: str, **options: Any) -> Any:
+    """torch's start_processes, but in processes that have the imports behind them: those are most of the time."""
+    return start_processes(*arguments, start_method=FRESH.get_start_method(), **options)
 
 
 def as_rank(chosen: dict[str, dict[str, Any]]) -> None:

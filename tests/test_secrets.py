@@ -4,7 +4,6 @@ import base64
 import gzip
 import json
 import os
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import genzoo
 from genzoo.provenance import provenance, redacted, refuse_secrets
+from tests.conftest import FRESH
 
-PACKAGE = Path(genzoo.__file__).parent
 TINY = [
     "width=8",
     "budget.images=256",
@@ -59,15 +57,26 @@ def files_with(text: str, folder: Path) -> list[Path]:
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder and home where one run failed with a traceback and one was scored, with secrets in the environment."""
     folder = tmp_path_factory.mktemp("told")
-    where = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), "PYTHONPATH": str(PACKAGE.parent)}
-    given = {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1", **where, **CANARIES}
+    where = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
+    given = {"WANDB_MODE": "offline", "HYDRA_FULL_ERROR": "1", **where, **CANARIES}
     sweep = ["-m", "model=vae", "metrics.reference=tests,train", "study=findable", "logger=wandb", *TINY]
-    own = {name: value for name, value in os.environ.items() if "WANDB" not in name}  # of tests before
-    call = subprocess.run(
-        [sys.executable, "-m", "genzoo.run", *sweep], cwd=folder, env=own | given, capture_output=True
-    )
-    (folder / "screen.txt").write_bytes(call.stdout + call.stderr)
+    process = FRESH.Process(target=typed, args=(folder, given, sweep))
+    process.start()
+    process.join()
+    assert process.exitcode == 2
     return folder
+
+
+def typed(folder: Path, given: dict[str, str], arguments: list[str]) -> None:
+    """What a process does in place of a command line; screen.txt gets what it prints, warnings of libraries too."""
+    os.chdir(folder)
+    for name in [name for name in os.environ if "WANDB" in name]:  # of tests before
+        del os.environ[name]
+    os.environ |= given
+    screen = os.open("screen.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(screen, 1), os.dup2(screen, 2)
+    sys.argv = ["genzoo.run", *arguments]
+    import_module("genzoo.run").program()
 
 
 def test_a_run_and_a_traceback_tell_no_secret(told: Path) -> None:

@@ -252,11 +252,11 @@ def test_a_short_training_reconstructs_held_out_digits(bottleneck) -> None:
     model.train().loss(train[:64])  # the codes of an untrained net are its own rows
     assert psnr(model, test) < 12
     optimizer = model.train().configure_optimizers()
-    for _ in range(250):
+    for _ in range(120):
         loss = model.loss(train[torch.randint(len(train), (64,))])
         optimizer.zero_grad()
         loss["loss"].backward()
         optimizer.step()
-    assert psnr(model, test) > {"kl": 20, "vq": 17}[bottleneck.__name__]
+    assert psnr(model, test) > {"kl": 18, "vq": 16}[bottleneck.__name__]
     if model.codebook_size:
         assert loss["perplexity"] > 20

@@ -26,7 +26,7 @@ OPTIONS = [
     ["model=gan", f"model.augment=[{AUGMENT % 'translate'},{AUGMENT % 'brighten'}]"],
     ["model=gan", "nets=mlp", "data=toy2d"],
     ["model=gan", "nets=dcgan"],
-    ["model=flow", "model.coupling._target_=genzoo.models.flow.spline", "model.steps=2"],
+    ["model=flow", "model.coupling._target_=genzoo.nets.invertible.spline", "model.steps=2"],
     ["model=flow", "model.temperature=0.7", "model.steps=1", "nets=mlp"],
     ["model=ddpm", "model.sigmas._target_=genzoo.diffusion.schedules.cosine", "model.net.dropout=0.3"],
     ["model=flow_matching", "model.pair={_target_:genzoo.diffusion.pairing.optimal_transport,_partial_:true}"],
@@ -34,8 +34,10 @@ OPTIONS = [
     ["model=ddpm", "model.weight._target_=genzoo.diffusion.weights.min_snr", "model.limit._target_=" + LIMIT],
     ["model=ddpm", "sampler=ddpm", "sampler.large=true", "steps=5"],
     ["model=ddpm", "sampler.eta=1", "model.sigmas.steps=7", "steps=7"],
+    ["model=consistency", "condition=classes", "model.guidance.scale=2", "model.steps=2"],
+    ["model=mean_flow", "condition=classes", "model.omega=2"],
 ]
-FEW = ["trainer=cpu", "metrics=none", "width=8", "budget.images=512", "budget.checks=1", "callbacks.judge.n=4"]
+FEW = ["trainer=cpu", "metrics=none", "width=8", "budget.images=192", "budget.checks=1", "callbacks.judge.n=4"]
 
 
 @pytest.mark.parametrize("overrides", OPTIONS, ids=lambda o: " ".join(o).replace("_target_", "").replace("genzoo.", ""))
