@@ -1,12 +1,14 @@
 """python -m genzoo.interop run=... out=FOLDER: a trained diffusion model as a pipeline that diffusers samples from."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from genzoo import runs
 from genzoo.command import command, plain
@@ -23,7 +25,8 @@ from genzoo.nets.translate_unet import unet2d
 from genzoo.sample import check_exchange, exchange_sampling
 
 SPACINGS = {grids.trailing: "trailing", grids.leading: "leading"}
-PREDICTIONS = {targets.noise: "epsilon", targets.v: "v_prediction", targets.x0: "sample"}
+PREDICTIONS = {targets.noise: "epsilon", targets.v: "v_prediction", targets.x0: "sample", targets.edm: "v_prediction"}
+IN_SIGMA = {samplers.heun: "HeunDiscreteScheduler", samplers.euler: "EulerDiscreteScheduler"}
 PURE = 20  # from this first sigma on, noise of variance 1, which diffusers starts from, is within 0.1% of ours in x_T
 
 
@@ -75,7 +78,8 @@ def pipeline(model: Generator, y: int | None = None) -> Any:
     """A DDIMPipeline or DDPMPipeline of pixels, an LDMPipeline of latents, which with `call(model)` draws from the same
     x_T what model.sample draws.
 
-    Its x_T is noise of variance 1. Ours has sigma^2 / (1 + sigma^2), less by 4e-5 with the usual betas.
+    Its x_T is noise of variance 1. Ours has sigma^2 / (1 + sigma^2), less by 4e-5 with the usual betas, and with `heun`
+    or `euler`, both sigma^2.
 
     y: of a class-conditional model, the class to draw; None keeps all in the unet, of which no pipeline asks for one.
     Raises ImportError without diffusers, ValueError for what has no equal there.
@@ -84,15 +88,25 @@ def pipeline(model: Generator, y: int | None = None) -> Any:
     strength = opened(denoiser.guidance)[1].get("scale", 1.0)
     if y is not None and strength != 1:
         raise ValueError(f"guidance.scale={strength}: these pipelines do not guide; leave y out")
+    if not isinstance(model, Latent):
+        refuse_in_pixels(denoiser)
     unet = unet_of(denoiser, y)
     steps = scheduler(denoiser)
     if isinstance(model, Latent):
-        stage = first_stage(model.first_stage, model.mean, model.std)
+        stage = first_stage(model.first_stage, model.mean, model.std * unit(denoiser))
         if model.image_shape[1] != model.image_shape[2]:
             raise ValueError("diffusers' pipeline of latents draws square images only")
         return package.LDMPipeline(vqvae=stage, unet=unet, scheduler=steps)
     kind = package.DDIMPipeline if isinstance(steps, package.DDIMScheduler) else package.DDPMPipeline
     return kind(unet=unet, scheduler=steps)
+
+
+def refuse_in_pixels(model: Diffusion) -> None:
+    """Raises ValueError for what diffusers' pipeline of latents alone can do: scale both x_T and the result."""
+    if unit(model) != 1:
+        raise ValueError(f"model.target.sigma_data={unit(model)}: diffusers scales no pixels back: only 1 has an equal")
+    if (sampler := opened(model.sampler)[0]) in IN_SIGMA:
+        raise ValueError(f"sampler={sampler.__name__}: in pixels diffusers starts from no sigma: take ddim or dpmpp_2m")
 
 
 def call(model: Generator) -> dict[str, Any]:
@@ -111,13 +125,22 @@ def diffusion(model: Generator) -> Diffusion:
     inner = model.generator if isinstance(model, Latent) else model
     if not isinstance(inner, Diffusion):
         raise ValueError(f"{model.family} is no diffusion model: diffusers has pipelines for those, and autoencoders")
+    if opened(inner.target)[0] is targets.velocity:
+        raise ValueError(
+            "model.target=velocity: diffusers starts flow matching at t=1, ours below: noise, v, x0 and edm have equals"
+        )
     return inner
 
 
 def unet_of(model: Diffusion, y: int | None) -> nn.Module:
-    if isinstance(model.net, foreign.DiffusersUNet) and y is None:
-        return model.net.unet
-    return unet2d(model.net, model.image_shape, y)
+    """For EDM it says -F, which is v in units of sigma_data."""
+    is_theirs = isinstance(model.net, foreign.DiffusersUNet) and y is None
+    unet = model.net.unet if is_theirs else unet2d(model.net, model.image_shape, y)
+    if opened(model.target)[0] is targets.edm:
+        unet = deepcopy(unet)
+        for parameter in unet.conv_out.parameters():
+            parameter.data.neg_()
+    return unet
 
 
 def first_stage(model: nn.Module, *scaling: Any) -> nn.Module:
@@ -134,20 +157,42 @@ def scheduler(model: Diffusion) -> Any:
     """The scheduler of diffusers that walks as the model's sampler does. Raises ValueError where there is none."""
     package = foreign.diffusers()
     function, options = opened(model.sampler)
-    make = known({samplers.ddim: ddim, samplers.ddpm: ddpm, dpmpp_2m: dpm_solver}, function, "sampler")
+    make = known({samplers.ddim: ddim, samplers.ddpm: ddpm, dpmpp_2m: dpm_solver} | IN_SIGMA, function, "sampler")
     common = {
         "num_train_timesteps": len(model.sigmas),
-        "trained_betas": betas(model),
+        "trained_betas": betas(model.sigmas / unit(model)),
         "prediction_type": known(PREDICTIONS, opened(model.target)[0], "model.target"),
-        "timestep_spacing": known(SPACINGS, opened(model.grid)[0], "spacing"),
     }
-    if model.sigma_grid[0] < PURE:
+    if function in IN_SIGMA:
+        return in_sigma(package, model, common, make)
+    common["timestep_spacing"] = known(SPACINGS, opened(model.grid)[0], "spacing")
+    if model.sigma_grid[0] / unit(model) < PURE:
         raise ValueError(
             f"sampling starts at sigma {model.sigma_grid[0]:.3g}: diffusers starts from pure noise, which takes {PURE}"
         )
     if function is not dpmpp_2m and common["timestep_spacing"] == "trailing" and len(model.sigmas) % model.steps:
         raise ValueError(f"steps={model.steps} does not divide the schedule's {len(model.sigmas)}: set other steps")
     return make(package, model, common, **options)
+
+
+def in_sigma(package: Any, model: Diffusion, common: dict[str, Any], kind: str) -> Any:
+    """`heun` or `euler`, of latents. Raises ValueError for a grid of ours that diffusers does not have."""
+    grid, ours = opened(model.grid)[0], model.sigma_grid / unit(model)
+    asked = {"use_karras_sigmas": grid is grids.karras, "use_exponential_sigmas": grid is grids.log_snr}
+    made = getattr(package, kind)(**common, **asked, timestep_spacing="trailing")
+    made.register_to_config(sigma_min=ours[-2].item(), sigma_max=ours[0].item())  # its own are 1% off, of 32-bit betas
+    start = made.init_noise_sigma  # as the pipeline has it, before it sets the steps
+    made.set_timesteps(model.steps)
+    theirs = made.sigmas.unique().flip(0)
+    if len(ours) != len(theirs) or not torch.allclose(ours, theirs, rtol=0.02) or not torch.isclose(ours[0], start):
+        raise ValueError(f"spacing={grid.__name__}: diffusers has no such grid: take karras, log_snr or trailing")
+    return made
+
+
+def unit(model: Diffusion) -> float:
+    """EDM's sigma_data, in which diffusers measures; 1 for other targets."""
+    function, options = opened(model.target)
+    return options.get("sigma_data", 0.5) if function is targets.edm else 1.0
 
 
 def ddim(package: Any, model: Diffusion, common: dict[str, Any], eta: float = 0.0) -> Any:
@@ -172,9 +217,9 @@ def dpm_solver(package: Any, model: Diffusion, common: dict[str, Any]) -> Any:
     return package.DPMSolverMultistepScheduler(**common, **limit, **walk, final_sigmas_type="zero")
 
 
-def betas(model: Diffusion) -> list[float]:
-    """(T,) of the model's sigmas: alpha_bar = 1 / (1 + sigma^2)."""
-    alpha_bar = 1 / (1 + model.sigmas.double().cpu().square())
+def betas(sigmas: Tensor) -> list[float]:
+    """(T,) of sigmas (T,): alpha_bar = 1 / (1 + sigma^2)."""
+    alpha_bar = 1 / (1 + sigmas.double().cpu().square())
     return [1 - float(alpha_bar[0]), *(1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()]
 
 

@@ -49,13 +49,15 @@ def test_rooms(room: str) -> None:
         known = {name.split(".")[1] for name in imports(file) if name.startswith("genzoo.")}
         if file.name == "train_features.py":  # a command, which needs images to train on
             known -= {"data"}
+        if file.name == "learned_variance.py":  # a variety of diffusion.py
+            known -= {"models"}
         # a family may not import another: models is no room of its own to itself
         assert known - ({room} - {"models"}) <= ALLOWED[room], file
 
 
 def test_nflows_stays_in_one_file() -> None:
     users = {f.name for f in ROOT.rglob("*.py") if any(n.split(".")[0] == "nflows" for n in imports(f))}
-    assert users == {"flow.py"}
+    assert users == {"invertible.py"}
 
 
 @pytest.mark.parametrize("module", ["genzoo", "genzoo.report", "genzoo.report.page", "genzoo.report.__main__"])

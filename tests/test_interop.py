@@ -17,8 +17,9 @@ from genzoo.diffusion.dpm_solver_pp import dpmpp_2m
 from genzoo.diffusion.guidance import classifier_free, dynamic_threshold
 from genzoo.generator import Generator
 from genzoo.models.autoencoder import Autoencoder
-from genzoo.models.diffusion import Diffusion, LearnedVariance
+from genzoo.models.diffusion import Diffusion
 from genzoo.models.latent import Latent
+from genzoo.models.learned_variance import LearnedVariance
 from genzoo.nets import autoencoder as nets
 from genzoo.nets.conditions import Classes, Layout
 from genzoo.nets.conv import conv3x3
@@ -64,9 +65,9 @@ def gaussian() -> nets.Gaussian:
     return nets.Gaussian(3, 1e-4)
 
 
-def latent(bottleneck: nn.Module, std: list[float]) -> Latent:
+def latent(bottleneck: nn.Module, std: list[float], **options: object) -> Latent:
     first = stage(bottleneck)
-    model = Latent((3, 16, 16), first, diffusion(target=targets.v))
+    model = Latent((3, 16, 16), first, diffusion(**({"target": targets.v} | options)))
     model.mean.copy_(torch.tensor([0.3, -0.2, 0.1])[:, None, None])
     model.std.copy_(torch.tensor(std)[:, None, None])
     return model.eval()
@@ -75,11 +76,12 @@ def latent(bottleneck: nn.Module, std: list[float]) -> Latent:
 @torch.no_grad()
 def ours(model: Generator, y: Tensor | None = None, n: int = 3) -> Tensor:
     """What model.sample draws when it starts, as diffusers does, from x_T = noise and not from the noise in x_T, which
-    is 2e-5 less."""
+    is 2e-5 less; in sigma they are one."""
     inner = model.generator if isinstance(model, Latent) else model
     sigma = inner.sigma_grid
     torch.manual_seed(1)
-    x = inner.sampler(inner.denoiser(y), inner.noise(n) * torch.sqrt(1 + sigma[0] ** 2), sigma)
+    start = sigma[0] if inner.sampler in (samplers.heun, samplers.euler) else torch.sqrt(1 + sigma[0] ** 2)
+    x = inner.sampler(inner.denoiser(y), inner.noise(n) * start, sigma)
     x = model.images(x) if isinstance(model, Latent) else x
     return x.clamp(-1, 1) / 2 + 0.5
 
@@ -197,6 +199,8 @@ def test_an_encoder_that_looks_to_all_sides_gives_nan_and_not_another_latent() -
         {"sampler": partial(samplers.ddpm, large=True), "grid": grids.leading},
         {"sampler": dpmpp_2m, "steps": 7},
         {"sampler": dpmpp_2m, "limit": None, "steps": 20, "target": targets.v},
+        {"target": partial(targets.edm, sigma_data=1.0), "sigmas": schedules.log_linear(), "limit": None},
+        {"target": partial(targets.edm, sigma_data=1.0), "sigmas": schedules.log_linear(), "sampler": dpmpp_2m},
     ],
     ids=lambda options: " ".join(options),
 )
@@ -240,6 +244,35 @@ def test_a_learned_variance_is_left_out() -> None:
 def test_a_pipeline_of_latents_draws_our_samples(bottleneck, std, sampler, tmp_path: Path) -> None:
     model = latent(bottleneck, std)
     model.sampler = sampler
+    check_pipeline(reloaded(model, tmp_path), model)
+
+
+EDM = {"sampler": samplers.heun, "grid": grids.karras, "sigmas": schedules.log_linear(), "target": targets.edm}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EDM,
+        EDM | {"sampler": samplers.euler, "steps": 18, "target": partial(targets.edm, sigma_data=1.3)},
+        EDM | {"grid": grids.log_snr, "sigmas": schedules.log_linear(sigma_max=10.0)},
+        EDM | {"grid": grids.trailing, "target": targets.noise, "sigmas": schedules.linear()},
+        EDM | {"grid": partial(grids.karras, sigma_min=0.03), "target": targets.x0, "sigmas": schedules.linear()},
+        EDM | {"sampler": samplers.ddim, "grid": grids.trailing},
+        EDM | {"sampler": samplers.euler, "target": targets.v, "grid": grids.trailing, "steps": 7},
+    ],
+    ids=range(7),
+)
+def test_a_pipeline_of_latents_walks_edm_in_sigma(options: dict[str, object], tmp_path: Path) -> None:
+    model = latent(gaussian(), [0.5, 2.0, 1.3], **options)
+    check_pipeline(reloaded(model, tmp_path), model)
+
+
+def test_latent_edm_is_exported_as_it_is_configured(settings, tmp_path: Path) -> None:
+    small = ["width=128", "blocks=1", "data.image_shape=[1,8,8]", "steps=4"]
+    model = runs.build(settings("model=latent", "model@model.generator=edm", *small)).eval()
+    for parameter in model.parameters():  # a little: the 32-bit times of diffusers are felt by what is steep in t
+        parameter.data += 0.01 * torch.randn_like(parameter)
     check_pipeline(reloaded(model, tmp_path), model)
 
 
@@ -364,10 +397,14 @@ def uneven(net: UNet) -> UNet:
         (lambda: diffusion(DiT(SHAPE, width=16, blocks=1)), "DiT has no equal"),
         (lambda: diffusion(unet(condition=Layout(3, 2, 12))), "cannot be told Layout"),
         (lambda: diffusion(unet((3, 16, 16), attention=(16, 4)), (3, 16, 16)), "attention head"),
-        (lambda: diffusion(sampler=samplers.heun), "sampler=heun"),
+        (lambda: diffusion(sampler=samplers.heun), "sampler=heun: in pixels"),
         (lambda: diffusion(sampler=partial(samplers.ddpm, large=True)), "ends in noise"),
         (lambda: diffusion(grid=grids.karras), "spacing=karras"),
-        (lambda: diffusion(target=targets.edm), "target=edm"),
+        (lambda: diffusion(target=targets.edm), r"sigma_data=0\.5"),
+        (lambda: diffusion(target=targets.velocity, sigmas=schedules.flow()), "target=velocity"),
+        (lambda: latent(gaussian(), [1.0], **EDM | {"grid": grids.leading}), "spacing=leading"),
+        (lambda: latent(gaussian(), [1.0], **EDM | {"grid": partial(grids.karras, rho=5.0)}), "spacing=karras"),
+        (lambda: latent(gaussian(), [1.0], **EDM | {"grid": partial(grids.karras, sigma_max=9.0)}), "spacing=karras"),
         (lambda: diffusion(limit=dynamic_threshold), "limit=dynamic_threshold"),
         (lambda: diffusion(steps=30), "steps=30"),
         (lambda: diffusion(sampler=dpmpp_2m, grid=grids.leading), "spacing=leading"),

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from experiments.benchmarks import sides
 from experiments.benchmarks.race import Absent, Race
-from genzoo.models.flow import Flow, halves, squeezes
+from genzoo.models.flow import Flow
 from genzoo.nets.conv import conv3x3, zero
+from genzoo.nets.invertible import halves, squeezes
 
 
 class Net(nn.Sequential):

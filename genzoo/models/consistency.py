@@ -7,9 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.targets import Coefficients
-from genzoo.generator import Batch, Generator, OptimizerFactory, refuse_classes
+from genzoo.diffusion.words import described, walked
+from genzoo.generator import Batch, Generator, OptimizerFactory
+from genzoo.nets.conditions import Told, examples
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,19 +51,24 @@ def multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callable[..
     return x
 
 
-class Consistency(Generator):
+class Consistency(Told, Generator):
     """f(x, sigma) = c_skip x + c_out F(c_in x, t) is to say the same at both ends of every step of a noise grid.
 
-    The lower end is f itself without gradient, on the same noise with the same dropout: there is no teacher. The grid
-    becomes finer while the budget is spent.
+    The lower end is f itself without gradient, on the same noise with the same dropout and told the same: there is no
+    teacher. The grid becomes finer while the budget is spent.
 
-    net: F, (x, t) -> an array shaped as x, with t = time_scale log(sigma / sigma_min).
+    net: F, (x, t, y) -> an array shaped as x, with t = time_scale log(sigma / sigma_min);
+        y of its `condition`, None for the null.
     schedule: (T) -> T rising noise levels, of genzoo.diffusion.schedules.
     first, last: steps of the noise grid at the beginning and the end of training.
     mean, std: of the normal after which log sigma is trained.
     sigma_data: standard deviation of the data; huber: c of the pseudo-Huber distance over sqrt(dimensions).
     sampler: `multistep`, or another of genzoo.diffusion; grid: (sigmas, steps) -> the noise levels that it visits.
+    dropout: share of the conditions that are replaced by the null.
+    guidance: (predict, y) -> denoise, of genzoo.diffusion.guidance, from the null's end to the condition's.
     """
+
+    guides: Sequence[nn.Module] = ()
 
     def __init__(
         self,
@@ -78,6 +86,8 @@ class Consistency(Generator):
         sigma_data: float = 0.5,
         huber: float = 0.00054,
         time_scale: float = 100.0,
+        dropout: float = 0.1,
+        guidance: Callable[..., Denoise] = classifier_free,
         clip: float = 1.0,
     ) -> None:
         super().__init__(image_shape, optimizer, clip)
@@ -86,24 +96,27 @@ class Consistency(Generator):
         self.net, self.schedule, self.sampler, self.grid, self.steps = net, schedule, sampler, grid, steps
         self.first, self.last, self.mean, self.std = first, last, mean, std
         self.sigma_data, self.time_scale = sigma_data, time_scale
+        self.dropout, self.guidance = dropout, guidance
         self.c = huber * math.sqrt(math.prod(self.image_shape))
         self.share = 0.0  # of the budget that is spent
         self.register_buffer("sigmas", schedule(last + 1).float())
+        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
         grid(self.sigmas, steps)  # raises now, not after hours of training
 
     # --- Training.
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         budget = next(callback for callback in self.trainer.callbacks if hasattr(callback, "share"))
         self.share = budget.share(self.images_seen)
+        return super().training_step(batch, batch_idx)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Equation 10 of Song et al. 2023, its weight and its distance those of Song & Dhariwal 2024 (table 1)."""
-        low, high = self.neighbours(x)
+        (low, high), y = self.neighbours(x), self.kept(x, y)
         noise = torch.randn_like(x)
         with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):  # the same dropout twice
-            end = self.denoise(x + low * noise, low)
-        distance = pseudo_huber(self.denoise(x + high * noise, high), end, self.c)
+            end = self.denoise(x + low * noise, low, y)
+        distance = pseudo_huber(self.denoise(x + high * noise, high, y), end, self.c)
         return {"loss": (distance / (high - low).flatten()).mean(), "distance": distance.detach().mean()}
 
     def neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +131,7 @@ class Consistency(Generator):
         sigma = for_each(sigma, x)
         c_skip, c_out, c_in = boundary(sigma, self.sigmas[0], self.sigma_data)
         t = self.time_scale * torch.log(sigma / self.sigmas[0])
-        return c_skip * x + c_out * self.net(c_in * x, t.flatten())
+        return c_skip * x + c_out * self.net(c_in * x, t.flatten(), y)
 
     # --- Sampling.
 
@@ -129,17 +142,27 @@ class Consistency(Generator):
 
     @property
     def sampling(self) -> str:
-        return f"{getattr(self.sampler, 'func', self.sampler).__name__}, {self.steps} step{'s' * (self.steps > 1)}"
+        told = [] if self.condition is None else [" ".join(described(self.guidance))]
+        return ", ".join(walked(self.sampler, self.steps, self.grid) + told)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        refuse_classes(self, y)
-        sigmas = self.sigma_grid
+        """Images of the conditions y, a row an image; without y, of conditions drawn as the data has them."""
+        y, sigmas = self.chosen(n, y), self.sigma_grid
         x = sigmas[0] * torch.randn(n, *self.image_shape, device=self.device)
-        self.nfe = 0
-        return self.sampler(self.counted, x, sigmas).clamp(-1, 1)
+        return self.limited(self.sampler(self.ends(y), x, sigmas))
 
-    def counted(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """`denoise` for samplers, clipped, which counts network calls."""
+    def ends(self, y: Tensor | None = None) -> Denoise:
+        """`denoise` for samplers, of these conditions, guided and limited, which counts network calls."""
+        if self.guides:
+            raise ValueError("a consistency model is guided by itself alone: leave out guide")
+        self.nfe = 0
+        guided = self.guidance(self.counted, y)
+        return lambda x, sigma: self.limited(guided(x, sigma))
+
+    def counted(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
         self.nfe += 1
-        return self.denoise(x, sigma).clamp(-1, 1)
+        return self.denoise(x, sigma, y)
+
+    def limited(self, x: Tensor) -> Tensor:
+        return x.clamp(-1, 1) if self.bounded else x

@@ -1,8 +1,7 @@
 """Diffusion (Ho, Jain & Abbeel 2020 and its kin): learn to take noise away at every level, then do it step by step."""
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +9,15 @@ from torch import Tensor, nn
 from genzoo.diffusion import levels, targets, weights
 from genzoo.diffusion.grids import log_snr
 from genzoo.diffusion.guidance import Denoise, classifier_free, clip
-from genzoo.diffusion.likelihood import (
-    Bound,
-    Trace,
-    exact,
-    hutchinson,
-    learned_kl,
-    ode_log_prob,
-    reverse_variances,
-    variational_bound,
-)
+from genzoo.diffusion.likelihood import Bound, Trace, exact, hutchinson, ode_log_prob, variational_bound
 from genzoo.diffusion.samplers import heun
 from genzoo.diffusion.schedules import for_each, time_of
-from genzoo.generator import Batch, Generator, Likelihood, OptimizerFactory, dequantise, refuse_classes
-from genzoo.nets.conditions import Classes, Condition, dropped, examples, remembered
+from genzoo.diffusion.words import described, walked
+from genzoo.generator import Generator, Likelihood, OptimizerFactory, dequantise
+from genzoo.nets.conditions import Told, examples
 
 
-class Diffusion(Generator):
+class Diffusion(Told, Generator):
     """x = x0 + sigma * noise, and a network F that makes D(x; sigma) = c_skip x + c_out F(c_in x, t) predict x0.
 
     DDPM, EDM and flow matching differ in what they pass here:
@@ -97,33 +88,6 @@ class Diffusion(Generator):
         """What the net says of x (n, C, H, W) at sigma (n, 1, 1, 1)."""
         return self.net(self.target(sigma).c_in * x, time_of(self.sigmas, sigma.flatten()), y)
 
-    @property
-    def condition(self) -> Condition | None:
-        """What the net is told beside the time."""
-        return getattr(self.net, "condition", None)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes that `sample` takes, 0 where y says something else, or nothing."""
-        return self.condition.classes if isinstance(self.condition, Classes) else 0
-
-    def kept(self, x: Tensor, y: Tensor | None) -> Tensor | None:
-        """The conditions of training images, a share `dropout` of them replaced by the null."""
-        return None if self.condition is None else dropped(self.condition, self.condition.of(x, y), self.dropout)
-
-    def on_fit_start(self) -> None:
-        """Raises ValueError for data without these conditions, or with another number of classes."""
-        super().on_fit_start()
-        data = self.trainer.datamodule
-        if self.condition is not None and data is not None:
-            batches = (data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
-            self.asks.copy_(remembered(self.condition, batches, len(self.asks), few=True))  # for samples while training
-
-    def after_fit(self, batches: Iterable[Batch]) -> None:
-        """Remember conditions: `sample` without y draws from them."""
-        if self.condition is not None:
-            self.asks.copy_(remembered(self.condition, batches, len(self.asks)))
-
     # --- The view that every sampler, likelihood and edit takes.
 
     def predict(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:
@@ -169,23 +133,13 @@ class Diffusion(Generator):
     def noise(self, n: int) -> Tensor:
         return torch.randn(n, *self.image_shape, device=self.device, dtype=self.sigmas.dtype)
 
-    def chosen(self, n: int, y: Tensor | None) -> Tensor | None:
-        """The conditions to draw images of. Raises ValueError for those that the model does not know."""
-        if self.condition is None:
-            return refuse_classes(self, y)
-        if y is None:
-            return self.asks[torch.randint(len(self.asks), (n,), device=self.device)]
-        self.condition.check(y, n)
-        return y.to(self.device)
-
     @property
     def family(self) -> str:
         return self.name
 
     @property
     def sampling(self) -> str:
-        name, *options = described(self.sampler)
-        parts = [name, f"{self.steps} step{'s' * (self.steps > 1)}", *options, " ".join(described(self.grid))]
+        parts = walked(self.sampler, self.steps, self.grid)
         if self.condition is not None or self.guides:
             parts += [" ".join(described(self.guidance)), *(f"guide {guide.name}" for guide in self.guides)]
         return ", ".join(parts)
@@ -243,66 +197,3 @@ class Diffusion(Generator):
             Likelihood("lower bound", bound, lambda x: -torch.stack(self.bound(x), 1), Bound._fields),
             Likelihood("estimate", ode, self.ode_log_prob),
         ]
-
-
-def described(function: Callable[..., object]) -> list[str]:
-    """A function's name, and what partials of it set to other than its default, in words: ["ddim", "eta 0.5"]."""
-    keywords: dict[str, object] = {}
-    while hasattr(function, "func"):  # a partial, perhaps of a partial
-        function, keywords = function.func, {**function.keywords, **keywords}
-    usual = inspect.signature(function).parameters
-    return [function.__name__, *(f"{key} {value}" for key, value in keywords.items() if value != usual[key].default)]
-
-
-class LearnedVariance(Diffusion):
-    """Nichol & Dhariwal 2021, section 3.1: C further channels of the net place the log variance of each reverse step
-    between the smallest and the largest that can be right; trained by L_hybrid, sampled by `ddpm_learned`."""
-
-    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """L_hybrid of equation 16, with the authors' lambda of 0.001 for a sum over T steps."""
-        t = torch.randint(len(self.sigmas), (len(x),), device=x.device)
-        below = torch.where(t > 0, self.sigmas[t - 1], self.sigmas[0] / 2)  # t = 0 has no step; finite, and left out
-        sigma, sigma_next = self.sigmas[t].view(-1, 1, 1, 1), below.view(-1, 1, 1, 1)
-        noise = torch.randn_like(x)
-        c, noisy = self.target(sigma), x + sigma * noise
-        outputs = self.outputs(noisy, sigma, self.kept(x, y))
-        error = outputs[:, : x.shape[1]] - targets.target(c, x, sigma, noise)
-        simple = (self.weight(sigma, c.c_out) * error.square()).mean()
-        x0, variance = self.read(noisy, outputs, sigma, sigma_next)
-        kl = learned_kl(x, x0.detach(), variance, sigma, sigma_next) * (t > 0)
-        vlb = len(self.sigmas) * kl.mean() / (x[0].numel() * math.log(2))
-        return {"loss": simple + 1e-3 * vlb, "simple": simple.detach(), "vlb": vlb.detach()}
-
-    def read(self, x: Tensor, outputs: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-        """x0_hat and the variance of x_next given x (equation 15), from the net's 2C channels."""
-        c, (f, v) = self.target(sigma), outputs.chunk(2, dim=1)
-        smallest, largest = reverse_variances(sigma, sigma_next)
-        return c.c_skip * x + c.c_out * f, torch.exp(torch.lerp(smallest.log(), largest.log(), (v + 1) / 2))
-
-    def moments(self, x: Tensor, sigma: Tensor, sigma_next: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x0_hat, limited, and the variance of x_next; both sigmas () or (n, 1, 1, 1)."""
-        self.evaluated += len(x)
-        sigma, sigma_next = for_each(sigma, x), for_each(sigma_next, x)
-        x0, variance = self.read(x, self.outputs(x, sigma, y), sigma, sigma_next)
-        return self.limited(x0), variance
-
-    def denoiser(self, y: Tensor | None = None) -> Denoise:
-        """As of every diffusion model, with `moments` for `ddpm_learned`; guided, the variance costs a call more."""
-        denoise, guided = super().denoiser(y), y is not None or self.guides
-
-        def moments(x: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-            x0, variance = self.moments(x, sigma, sigma_next, y)
-            return denoise(x, sigma) if guided else x0, variance
-
-        denoise.moments = moments
-        return denoise
-
-    def bound(self, x: Tensor) -> Bound:
-        """The terms of the bound of ancestral sampling with the learned variance."""
-        return variational_bound(self.denoise, x, self.sigmas.flip(0), self.bound_terms, self.step_kl)
-
-    def step_kl(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """(n,) nats at one draw of x_t; sigma, sigma_next (n,)."""
-        sigma, sigma_next = sigma.view(-1, 1, 1, 1), sigma_next.view(-1, 1, 1, 1)
-        x0, variance = self.moments(x + sigma * torch.randn_like(x), sigma, sigma_next)
-        return learned_kl(x, x0, variance, sigma, sigma_next)

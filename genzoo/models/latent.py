@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genzoo.generator import Batch, Generator, HasAfterFit
+from genzoo.nets.foreign import DiffusersAutoencoder
 
 
 def of_generator(name: str) -> property:
@@ -86,7 +87,9 @@ class Latent(Generator):
         super().on_fit_start()
         data = self.trainer.datamodule
         if data is not None and not self.encoded:
-            if not self.mean.any():  # else of the run that this one goes on from, whose generator knows this scale
+            scaled = isinstance(self.first_stage, DiffusersAutoencoder)  # as the UNet beside it was trained
+            # else of the run that this one goes on from, whose generator knows this scale
+            if not scaled and not self.mean.any():
                 self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
             self.encoded = data.encode_training(self.latents)
         self.generator.on_fit_start()

@@ -113,6 +113,52 @@ class Layout(Condition):
             raise ValueError("boxes that reach out of the image: corners are shares of its sides, 0 to 1")
 
 
+class Told:
+    """A generator whose `net` has a `condition`, or None: what it is told in training, and draws when nobody asks.
+
+    The generator sets `dropout`, the share of the conditions that are replaced by the null so that the net is trained
+    without them too, and has a buffer `asks` of `examples(self.condition)`.
+    """
+
+    @property
+    def condition(self) -> Condition | None:
+        """What the net is told beside the time."""
+        return getattr(self.net, "condition", None)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that `sample` takes, 0 where y says something else, or nothing."""
+        return self.condition.classes if isinstance(self.condition, Classes) else 0
+
+    def kept(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """The conditions of training images, a share `dropout` of them replaced by the null."""
+        return None if self.condition is None else dropped(self.condition, self.condition.of(x, y), self.dropout)
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError for data without these conditions, or with another number of classes."""
+        super().on_fit_start()
+        data = self.trainer.datamodule
+        if self.condition is not None and data is not None:
+            batches = (data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
+            self.asks.copy_(remembered(self.condition, batches, len(self.asks), few=True))  # for samples while training
+
+    def after_fit(self, batches: Iterable[Batch]) -> None:
+        """Remember conditions: `sample` without y draws from them."""
+        if self.condition is not None:
+            self.asks.copy_(remembered(self.condition, batches, len(self.asks)))
+
+    def chosen(self, n: int, y: Tensor | None) -> Tensor | None:
+        """The conditions to draw n images of. Raises ValueError for those that the model does not know."""
+        if self.condition is None:
+            if y is not None:
+                raise ValueError(f"{type(self).__name__} was trained without classes; call sample(n) without y")
+            return None
+        if y is None:
+            return self.asks[torch.randint(len(self.asks), (n,), device=self.device)]
+        self.condition.check(y, n)
+        return y.to(self.device)
+
+
 def widths(condition: Condition | None) -> tuple[int, int, int]:
     """Of the vector, the tokens and the maps; no condition gives none."""
     return (condition.vector, condition.tokens, condition.maps) if condition is not None else (0, 0, 0)

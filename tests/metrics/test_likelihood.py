@@ -13,10 +13,11 @@ from genzoo.diffusion.schedules import linear
 from genzoo.generator import Generator, Likelihood, dequantise, to_uint8
 from genzoo.metrics.likelihood import bits_per_dim_rows, log_probs, ways
 from genzoo.models.diffusion import Diffusion
-from genzoo.models.flow import Flow, affine
+from genzoo.models.flow import Flow
 from genzoo.models.vae import VAE
 from genzoo.nets import mlp
 from genzoo.nets.heads import Gaussian
+from genzoo.nets.invertible import affine
 
 SHAPE = (2, 1, 3)
 IMAGES = torch.randint(256, (10, *SHAPE), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)

@@ -9,11 +9,13 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from genzoo.diffusion.grids import trailing
+from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.samplers import ddim
 from genzoo.diffusion.schedules import karras
 from genzoo.diffusion.targets import edm
 from genzoo.generator import HasSampler
 from genzoo.models.consistency import Consistency, boundary, doubling, log_normal_weights, multistep, pseudo_huber
+from genzoo.nets.conditions import Classes
 from genzoo.nets.mlp import Denoiser
 
 SHAPE, MEAN, STD = (1, 4, 6), 0.1, 0.3
@@ -27,14 +29,17 @@ class Path(nn.Module):
         self.std = std
         self.unused = nn.Parameter(torch.zeros(()))
 
-    def forward(self, c_in_x: Tensor, t: Tensor) -> Tensor:
-        m = self.model[0]
+    def mean(self, y: Tensor | None) -> Tensor | float:
+        return MEAN
+
+    def forward(self, c_in_x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        m, mean = self.model[0], self.mean(y)
         sigma_min = m.sigmas[0]
         sigma = sigma_min * torch.exp(t / m.time_scale).view(-1, 1, 1, 1)
         c_skip, c_out, c_in = boundary(sigma, sigma_min, m.sigma_data)
         x = c_in_x / c_in
         shrink = torch.sqrt((self.std**2 + sigma_min**2) / (self.std**2 + sigma**2))
-        f = MEAN + shrink * (x - MEAN)
+        f = mean + shrink * (x - mean)
         return torch.where(c_out > 0, (f - c_skip * x) / c_out, 0) + 0 * self.unused
 
 
@@ -42,8 +47,20 @@ def model(net: nn.Module, shape: tuple[int, int, int] = SHAPE, schedule=karras, 
     return Consistency(shape, torch.optim.SGD, net, schedule, multistep, trailing, **options)
 
 
-def knowing(std: float, **options) -> Consistency:
-    net = Path(std)
+class Paths(Path):
+    """Of two classes, with means of -0.2 and 0.4; the null's is 0.1."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__(std)
+        self.condition, self.seen = Classes(2, 1), []
+
+    def mean(self, y: Tensor | None) -> Tensor:
+        self.seen.append(y)
+        return torch.tensor([-0.2, 0.4, MEAN]).to(self.unused)[torch.tensor([2]) if y is None else y].view(-1, 1, 1, 1)
+
+
+def knowing(std: float, net: type[Path] = Path, **options) -> Consistency:
+    net = net(std)
     m = model(net, **options).double()
     m.sigmas = karras(m.last + 1)  # the buffer was rounded
     net.model = [m]  # in a list, so that the model does not become its own submodule
@@ -109,7 +126,7 @@ class Masks(nn.Module):
         super().__init__()
         self.scale, self.seen = nn.Parameter(torch.ones(())), []
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         out = self.scale * nn.functional.dropout(torch.ones_like(x), 0.5)
         self.seen.append((out.detach(), out.requires_grad))
         return out
@@ -138,17 +155,17 @@ def test_gaussian_data_is_sampled(steps: int) -> None:
 def test_the_sampler_can_be_exchanged() -> None:
     m = knowing(0.0, steps=3).float()
     assert isinstance(m, HasSampler)
-    assert m.sampling == "multistep, 3 steps"
+    assert m.sampling == "multistep, 3 steps, trailing"
     m.sampler, m.steps = ddim, 4
     torch.testing.assert_close(m.sample(2), torch.full((2, *SHAPE), MEAN), atol=0.01, rtol=0)
-    assert (m.sampling, m.nfe) == ("ddim, 4 steps", 4)
+    assert (m.sampling, m.nfe) == ("ddim, 4 steps, trailing", 4)
 
 
 def test_the_grid_follows_the_budget() -> None:
     m = model(Denoiser(SHAPE, width=8))
     m._trainer = SimpleNamespace(callbacks=[object(), SimpleNamespace(share=lambda images: images / 1000)])
     for m.images_seen, levels in [(0, 10), (130, 20), (999, 1280)]:
-        m.on_train_batch_start((torch.rand(2, *SHAPE), None), 0)
+        m.training_step((torch.rand(2, *SHAPE), None), 0)
         low, high = m.neighbours(torch.zeros(5000, *SHAPE))
         assert levels / 3 < len(low.unique()) <= levels
         assert torch.isin(torch.cat([low, high]), karras(levels + 1).float()).all()
@@ -168,6 +185,76 @@ def test_a_small_net_learns_gaussian_data_in_one_step() -> None:
     x = m.sample(10_000).flatten(1)
     torch.testing.assert_close(x.mean(0), mean, atol=0.05, rtol=0)
     torch.testing.assert_close(x.std(0), std, atol=0.07, rtol=0)
+
+
+# --- Conditions.
+
+
+def test_both_ends_are_told_the_same_and_a_share_nothing() -> None:
+    m = knowing(0.0, Paths, dropout=0.3)
+    y = torch.arange(2).repeat(5000)
+    m.loss(torch.zeros(10_000, *SHAPE).double(), y)
+    low, high = m.net.seen
+    assert torch.equal(low, high)
+    dropped = low == 2  # the null's id
+    assert torch.equal(low[~dropped], y[~dropped])
+    assert dropped.double().mean().item() == pytest.approx(0.3, abs=0.02)
+    with pytest.raises(ValueError, match="but the data has none: set condition=none"):
+        m.loss(torch.zeros(2, *SHAPE))
+
+
+def test_the_paths_to_a_point_for_each_class_have_no_loss() -> None:
+    m, y = knowing(0.0, Paths, dropout=0.0), torch.arange(2).repeat(200)
+    x = torch.tensor([-0.2, 0.4]).double()[y].view(-1, 1, 1, 1).expand(-1, *SHAPE)
+    assert m.loss(x, y)["distance"] == pytest.approx(0, abs=1e-9)
+    assert m.loss(x, 1 - y)["distance"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("scale", "ends", "calls"), [(1.0, (-0.2, 0.4), 2), (0.0, (0.1, 0.1), 2), (2.0, (-0.5, 0.7), 4)]
+)
+def test_guidance_goes_from_the_nulls_point_to_the_classes_and_beyond(scale: float, ends, calls: int) -> None:
+    m = knowing(0.0, Paths, steps=2, guidance=partial(classifier_free, scale=scale)).float()
+    expected = torch.tensor(ends).view(-1, 1, 1, 1).expand(2, *SHAPE)
+    torch.testing.assert_close(m.sample(2, torch.arange(2)), expected, atol=0.02, rtol=0)
+    assert m.nfe == calls
+    assert m.sampling.startswith("multistep, 2 steps, trailing, classifier_free")
+    m.guides = [m]
+    with pytest.raises(ValueError, match="leave out guide"):
+        m.sample(1)
+
+
+def test_no_condition_is_the_null() -> None:
+    m = model(Denoiser(SHAPE, width=8, condition=Classes(2, 4)))
+    x, sigma = torch.randn(4, *SHAPE), torch.tensor(2.0)
+    assert torch.equal(m.denoise(x, sigma), m.denoise(x, sigma, torch.full((4,), 2)))
+    assert not torch.equal(m.denoise(x, sigma), m.denoise(x, sigma, torch.full((4,), 1)))
+
+
+def test_a_small_net_learns_the_point_of_each_class() -> None:
+    shape, points = (2, 1, 1), torch.tensor([[0.5, -0.3], [-0.4, 0.2]])
+    net = Denoiser(shape, width=32, condition=Classes(2, 8))
+    m = model(net, shape, schedule=partial(karras, sigma_max=10.0), last=40, huber=0.5, time_scale=10.0)
+    optimizer = torch.optim.Adam(m.parameters())
+    for i in range(300):
+        m.share = i / 300
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - m.share)
+        optimizer.zero_grad()
+        y = torch.randint(2, (128,))
+        m.loss(points[y].view(-1, *shape), y)["loss"].backward()
+        optimizer.step()
+    y = torch.arange(2).repeat(100)
+    m.after_fit([(points[y].view(-1, *shape), y)])
+    error = m.sample(200, y).flatten(1) - points[y]
+    assert error.square().mean().sqrt() < 0.1
+    near = torch.cdist(m.sample(400).flatten(1), points).min(1)  # unasked, each class as often as in the data
+    assert near.values.mean() < 0.1 and near.indices.double().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_latents_are_not_clipped() -> None:
+    m = knowing(5.0).float()
+    m.bounded = False
+    assert m.sample(50).abs().max() > 5
 
 
 def test_refusals() -> None:

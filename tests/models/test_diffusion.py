@@ -3,6 +3,7 @@
 import copy
 import math
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,8 @@ from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.samplers import ddim, ddpm, ddpm_learned
 from genzoo.diffusion.schedules import linear
 from genzoo.generator import HasLikelihood, HasLikelihoods, HasSampler
-from genzoo.models.diffusion import Diffusion, LearnedVariance
+from genzoo.models.diffusion import Diffusion
+from genzoo.models.learned_variance import LearnedVariance
 from genzoo.nets.conditions import Classes, Layout
 from genzoo.nets.dit import DiT
 from genzoo.nets.mlp import Denoiser
@@ -372,8 +374,12 @@ def test_guidance_0_and_1_are_exact(name: str) -> None:
     assert m.classes == 0 and m.condition is m.net.condition
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddpm_learned_variance"])
-@pytest.mark.parametrize("condition", ["classes", "layout", "text", "inpaint", "superres", "edges"])
+EACH = ["classes", "layout", "text", "inpaint", "superres", "edges"]
+KINDS = ["classes", "text", "edges"]  # of which a net makes a vector, tokens and maps
+TOLD = [*product(["ddpm"], EACH), *product(["ddpm_learned_variance", "consistency", "mean_flow"], KINDS)]
+
+
+@pytest.mark.parametrize(("name", "condition"), TOLD)
 def test_a_conditional_model_trains_and_samples_what_the_data_asks(settings, name: str, condition: str) -> None:
     m = runs.build(settings(f"model={name}", f"condition={condition}", "width=8", "steps=2", "blocks=1"))
     x = torch.rand(70, 1, 8, 8) * 2 - 1

@@ -11,8 +11,9 @@ from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
 from genzoo.generator import to_uint8
-from genzoo.models.flow import ActNorm, Flow, Rotation, affine, even, halves, spline, squeezes
+from genzoo.models.flow import Flow, even
 from genzoo.nets import conv, mlp
+from genzoo.nets.invertible import ActNorm, Rotation, affine, halves, spline, squeezes
 
 
 def off_start(module: nn.Module, scale: float = 0.1) -> nn.Module:

@@ -6,12 +6,14 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from genzoo.diffusion.grids import trailing
 from genzoo.diffusion.samplers import ddim
 from genzoo.diffusion.schedules import flow
 from genzoo.generator import HasDenoiser
 from genzoo.models.mean_flow import MeanFlow, jumps
+from genzoo.nets.conditions import Classes
 from genzoo.nets.mlp import Denoiser
 from genzoo.nets.unet import UNet
 
@@ -40,7 +42,7 @@ class Path(nn.Module):
         slope = (t - (1 - t) * self.std**2) / std  # of std
         return -self.mean + slope / std * (z - mean)
 
-    def forward(self, z: Tensor, times: Tensor) -> Tensor:
+    def forward(self, z: Tensor, times: Tensor, y: Tensor | None = None) -> Tensor:
         t, length = (time.view(-1, 1, 1, 1) for time in times.unbind(1))
         u = (z - self.carried(z, t, t - length)) / torch.where(length > 0, length, 1)
         return torch.where(length > 1e-6, u, self.velocity(z, t))
@@ -167,14 +169,14 @@ def test_denoise_is_the_posterior_mean(knowing: MeanFlow) -> None:
 def test_the_sampler_can_be_exchanged(knowing: MeanFlow) -> None:
     knowing.float()
     assert isinstance(knowing, HasDenoiser)
-    assert knowing.sampling == "jumps, 1 step"
+    assert knowing.sampling == "jumps, 1 step, trailing"
     torch.manual_seed(1)
     expected = knowing.sample(3)
     assert knowing.nfe == 1
     knowing.sampler, knowing.steps = ddim, 400
     torch.manual_seed(1)
     torch.testing.assert_close(knowing.sample(3), expected, atol=0.02, rtol=0)
-    assert (knowing.nfe, knowing.sampling) == (400, "ddim, 400 steps")
+    assert (knowing.nfe, knowing.sampling) == (400, "ddim, 400 steps, trailing")
 
 
 @pytest.mark.parametrize("apart", [0.5, 1.0])
@@ -193,8 +195,119 @@ def test_the_loss_finds_the_data(apart: float) -> None:
     assert (x.mean().item(), x.std().item()) == (pytest.approx(MEAN, abs=0.03), pytest.approx(STD, abs=0.03))
 
 
+# --- Conditions.
+
+MEANS = torch.tensor([-0.4, 0.3]).double()
+
+
+class Guided(nn.Module):
+    """The velocity at r = t of two classes N(MEANS, STD^2), as often as each other, guided by omega; of the null, that
+    of both together."""
+
+    def __init__(self, omega: float) -> None:
+        super().__init__()
+        self.condition, self.omega, self.seen = Classes(2, 1), omega, []
+
+    def forward(self, z: Tensor, times: Tensor, y: Tensor | None = None) -> Tensor:
+        self.seen.append(y)
+        t = times[:, 0].view(-1, 1, 1, 1)
+        paths = [Path(mean, STD).double() for mean in MEANS.tolist()]
+        each = torch.stack([path.velocity(z, t) for path in paths])
+        log_prob = torch.stack([Normal(*path.at(t)).log_prob(z).sum((1, 2, 3), keepdim=True) for path in paths])
+        both = (torch.softmax(log_prob, dim=0) * each).sum(0)
+        if y is None:
+            return both
+        told = each[y.clamp(max=1), torch.arange(len(z))]
+        return torch.where((y == 2).view(-1, 1, 1, 1), both, torch.lerp(both, told, self.omega))
+
+
+@pytest.mark.parametrize("omega", [1.0, 2.5])
+def test_the_target_is_the_guided_velocity_on_the_average(omega: float) -> None:
+    n, shape = 40_000, (1, 1, 1)
+    m = model(Guided(omega), shape, time_scale=1.0, omega=omega).double()
+    y = torch.randint(3, (n,))
+    x = (MEANS[torch.where(y == 2, torch.randint(2, (n,)), y)] + STD * torch.randn(n)).view(-1, *shape)
+    t, noise = torch.rand(n).double(), torch.randn_like(x)
+    z = torch.lerp(x, noise, wide(t))
+    with torch.no_grad():
+        error = m.guided(noise - x, z, t) - m.average_velocity(z, t, t, y)
+    for kind in range(3):
+        for probe in (torch.ones_like(z), z, t.view_as(z)):
+            terms = (error * probe)[y == kind]
+            assert abs(terms.mean()) < 3.5 * terms.std() / math.sqrt(len(terms))
+
+
+@pytest.mark.parametrize(("omega", "calls"), [(1.0, 1), (2.0, 2)])
+def test_training_drops_a_share_and_guides_by_the_null(omega: float, calls: int) -> None:
+    m, y = model(Guided(omega), omega=omega, dropout=0.3, apart=0.0).double(), torch.arange(2).repeat(5000)
+    m.loss(torch.zeros(10_000, *SHAPE).double(), y)
+    *unconditional, seen = m.net.seen
+    assert len(m.net.seen) == calls and unconditional == [None] * (calls - 1)
+    assert torch.equal(seen[seen != 2], y[seen != 2])
+    assert (seen == 2).double().mean().item() == pytest.approx(0.3, abs=0.02)
+    with pytest.raises(ValueError, match="but the data has none: set condition=none"):
+        m.loss(torch.zeros(2, *SHAPE).double())
+
+
+def test_no_condition_is_the_null() -> None:
+    m = model(Denoiser(SHAPE, width=8, times=2, condition=Classes(2, 4)))
+    x, sigma = torch.randn(4, *SHAPE), torch.tensor(2.0)
+    assert torch.equal(m.denoise(x, sigma), m.denoise(x, sigma, torch.full((4,), 2)))
+    assert not torch.equal(m.denoise(x, sigma), m.denoise(x, sigma, torch.full((4,), 1)))
+
+
+class Points(nn.Module):
+    """The exact u of a point for each class, and of one more for the null."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__()
+        self.condition, self.points = Classes(2, 1), nn.Parameter(points)
+
+    def forward(self, z: Tensor, times: Tensor, y: Tensor | None = None) -> Tensor:
+        point = self.points[torch.tensor([2]) if y is None else y].view(-1, 1, 1, 1)
+        return (z - point) / times[:, 0].view(-1, 1, 1, 1)
+
+
+def test_each_class_comes_to_its_point() -> None:
+    m, y = model(Points(torch.tensor([-0.4, 0.3, 0.1])), time_scale=1.0), torch.tensor([1, 0, 1])
+    expected = torch.tensor([0.3, -0.4, 0.3]).view(-1, 1, 1, 1).expand(3, *SHAPE)
+    for m.steps in (1, 3):
+        torch.testing.assert_close(m.sample(3, y), expected)
+        assert m.nfe == m.steps
+    m.after_fit([(torch.zeros(100, *SHAPE), torch.arange(100) % 4 // 3)])
+    ids = (m.sample(4000)[:, 0, 0, 0] > 0).double()  # unasked, as often as in the data
+    assert ids.mean().item() == pytest.approx(0.25, abs=0.03)
+    with pytest.raises(ValueError, match="knows the classes 0 to 1"):
+        m.sample(1, torch.tensor([2]))
+
+
+@pytest.mark.parametrize("omega", [1.0, 1.5])
+def test_the_loss_finds_each_class_guided_away_from_the_null(omega: float) -> None:
+    """With a point c for the null, the velocity towards a class's point leads to c + omega (point - c)."""
+    points, null = torch.tensor([-0.4, 0.3]), -0.05  # the mean
+    m = model(Points(torch.zeros(3)), time_scale=1.0, power=0.0, apart=0.5, dropout=0.1, omega=omega)
+    m.mean, optimizer = 1.0, torch.optim.Adam(m.parameters(), 0.03)  # away from t = 0, where u is steep
+    for i in range(200):
+        optimizer.param_groups[0]["lr"] = 0.03 * (1 - i / 200)
+        optimizer.zero_grad()
+        y = torch.arange(128) % 2
+        m.loss(points[y].view(-1, 1, 1, 1).expand(-1, *SHAPE), y)["loss"].backward()
+        optimizer.step()
+    low, high, both = m.net.points.tolist()
+    assert both == pytest.approx(null, abs=0.03)
+    assert [low, high] == pytest.approx((null + omega * (points - null)).tolist(), abs=0.03)
+
+
+def test_latents_are_not_clipped() -> None:
+    m = model(Path(mean=0.0, std=5.0), time_scale=1.0)
+    m.bounded = False
+    assert m.sample(50).abs().max() > 5
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="steps=0"):
         model(nn.Identity(), steps=0)
+    with pytest.raises(ValueError, match="omega=2 guides towards a condition"):
+        model(nn.Identity(), omega=2)
     with pytest.raises(ValueError, match="without classes"):
         model(nn.Identity()).sample(1, torch.zeros(1, dtype=torch.long))
