@@ -1,8 +1,9 @@
 """The contract: a generator turns noise into images; everything else is the same for every family."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from pytorch_lightning import LightningModule
@@ -135,8 +136,16 @@ def class_shares(batches: Iterable[Batch], classes: int) -> Tensor:
 # --- Abilities: a family has one by having the method; callers ask isinstance and never name a class.
 
 
-@runtime_checkable
-class HasLikelihood(Protocol):
+class Able(type(Protocol)):
+    """isinstance() by hasattr: since Python 3.12 a Protocol's own looks past a module's buffers and networks, and finds
+    properties that raise AttributeError."""
+
+    def __instancecheck__(cls, thing: object) -> bool:
+        members = {name for parent in cls.__mro__[:-1] for name in (*vars(parent), *inspect.get_annotations(parent))}
+        return all(hasattr(thing, name) for name in members if not name.startswith("_"))
+
+
+class HasLikelihood(Protocol, metaclass=Able):
     """log_prob(x): (n,) nats of the density on [-1, 1]^D of the uniformly dequantised 8-bit image."""
 
     likelihood: LikelihoodKind
@@ -156,15 +165,13 @@ class Likelihood(NamedTuple):
     terms: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class HasLikelihoods(Protocol):
+class HasLikelihoods(Protocol, metaclass=Able):
     """likelihoods(): every way to the log-likelihood that a family has, where it has several."""
 
     def likelihoods(self) -> list[Likelihood]: ...
 
 
-@runtime_checkable
-class HasEncode(Protocol):
+class HasEncode(Protocol, metaclass=Able):
     """encode(x) -> z and decode(z) -> x: from images to latents and back."""
 
     def encode(self, x: Tensor) -> Tensor: ...
@@ -172,8 +179,7 @@ class HasEncode(Protocol):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
-@runtime_checkable
-class HasSampler(Protocol):
+class HasSampler(Protocol, metaclass=Able):
     """A sampler over a number of steps that may be exchanged after training; `nfe` counts the last draw's calls."""
 
     sampler: Callable[..., Tensor]
@@ -181,8 +187,7 @@ class HasSampler(Protocol):
     nfe: float
 
 
-@runtime_checkable
-class HasDenoiser(HasSampler, Protocol):
+class HasDenoiser(HasSampler, Protocol, metaclass=Able):
     """denoiser(y) -> denoise(x, sigma) -> x0_hat, where x = x0 + sigma * noise, and the grids that its sampler takes.
 
     sigmas: (T,) rising noise levels of training; grid: (sigmas, steps) -> falling ones; sigma_grid: the grid in use.
@@ -197,22 +202,19 @@ class HasDenoiser(HasSampler, Protocol):
     def denoiser(self, y: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]: ...
 
 
-@runtime_checkable
-class TakesClasses(Protocol):
+class TakesClasses(Protocol, metaclass=Able):
     """sample(n, y) draws images of the class ids y (n,); classes: how many there are, 0 where trained without."""
 
     classes: int
 
 
-@runtime_checkable
-class HasTrajectory(Protocol):
+class HasTrajectory(Protocol, metaclass=Able):
     """trajectory(n, frames) -> (n, frames, C, H, W): what a model takes its samples for on their way from noise."""
 
     def trajectory(self, n: int, frames: int) -> Tensor: ...
 
 
-@runtime_checkable
-class HasAfterFit(Protocol):
+class HasAfterFit(Protocol, metaclass=Able):
     """after_fit(batches): what can only be estimated from the training images once the weights are final."""
 
     def after_fit(self, batches: Iterable[Batch]) -> None: ...

@@ -22,7 +22,7 @@ from genzoo.command import command, ending, plain
 from genzoo.files import sweep_parts, write_bytes
 from genzoo.finite import NotFinite
 from genzoo.generator import Generator, HasAfterFit
-from genzoo.gpu import precision
+from genzoo.gpu import precision, sampling_precision
 from genzoo.loggers import CurvesFile, finish_wandb
 from genzoo.metrics.cost import cost
 from genzoo.metrics.memory import is_out_of_memory
@@ -143,7 +143,10 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         judged = score(model) if score else unscored(model)
         if not trainer.is_global_zero:
             return judged.record
-        costs = cost(model, budget.seconds, budget.multiply_adds) | {"precision": trainer.precision}
+        costs = cost(model, budget.seconds, budget.multiply_adds) | {
+            "precision": trainer.precision,
+            "sampling_precision": sampling_precision(model),
+        }
         more = showcase(model, *data.split("test"))
     runs.save_gallery(folder, judged, data.split("test").x, more)
     metrics = {

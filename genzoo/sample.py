@@ -19,6 +19,7 @@ from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.command import command, plain
 from genzoo.files import told, write_whole
 from genzoo.generator import Generator, HasDenoiser, HasSampler
+from genzoo.gpu import tune
 from genzoo.metrics.draw import draw
 from genzoo.pictures import save_grid
 
@@ -30,6 +31,7 @@ def main(cfg: DictConfig) -> None:
     model = runs.load(settings["run"], device(settings["device"]), settings["allow"])
     check_pictures(model, settings["png"])
     exchange_sampling(model, settings)
+    tune(model)
     y = in_turn(conditions_of(model, settings["y"]), settings["n"])
     out, started = ready(settings["out"]), time.perf_counter()
     images = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"], y=y)

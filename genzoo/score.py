@@ -19,6 +19,7 @@ from genzoo.asking import answers
 from genzoo.command import command, ending, plain, quoted
 from genzoo.data.datamodule import DataModule
 from genzoo.generator import Generator
+from genzoo.gpu import sampling_precision, tune
 from genzoo.metrics.cost import sampling_cost, sampling_speed
 from genzoo.metrics.draw import draw
 from genzoo.metrics.evaluate import Evaluation, quantised
@@ -120,6 +121,7 @@ def main(cfg: DictConfig) -> None:
     data = instantiate(chosen["data"], _convert_="all")
     model = runs.load(folder, device(settings["device"]), settings["allow"])
     exchange_sampling(model, settings)
+    tune(model)
     record, path = rescore(folder, first, model, data, chosen, overrides)
     print(f"{model.family}: {in_words(record)} -> {path}")
     SCORED.append((folder, record))
@@ -140,7 +142,11 @@ def rescore(
     origin = first["provenance"]
     record = {
         **judged.record,
-        "cost": {**first["cost"], **sampling_cost(model, sampling_speed(model.sample, model.device))},
+        "cost": {
+            **first["cost"],
+            **sampling_cost(model, sampling_speed(model.sample, model.device)),
+            "sampling_precision": sampling_precision(model),
+        },
         "provenance": {
             **provenance(origin["overrides"] + added, started, family=model.family, sampling=model.sampling),
             "config_hash": origin["config_hash"],

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 # Every class and function that is defined below these: they compute, and touch neither files nor the network; but for
-# genzoo.nets.text.ClipText and genzoo.nets.foreign, which read JSON and safetensors where their path says, and call
-# nothing that these name. Not all of torch.nn: torch.nn.attention imports modules by the name that it is given.
+# genzoo.nets.text.ClipText, genzoo.nets.depth.Depth and genzoo.nets.foreign, which read JSON and safetensors where
+# their path says, and call nothing that these name. Not all of torch.nn: torch.nn.attention imports modules by the name
+# that it is given.
 ROOMS = (
     "genzoo.models", "genzoo.nets", "genzoo.diffusion", "genzoo.metrics.scores",
     "torch.nn.modules", "torch.nn.functional", "torch.optim",

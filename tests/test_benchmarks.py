@@ -40,11 +40,20 @@ def test_the_races_of_a_gpu_run_on_a_cpu_too() -> None:
     """At sizes that say nothing: both sides find finite numbers, and sampling the same ones."""
     pytest.importorskip("diffusers")
     gpu = import_module("experiments.benchmarks.gpu")
-    rate, example, sampling = gpu.races(width=32, side=8, batches=(2,), steps=1, n=2, calls=2, device="cpu")
+    found = list(gpu.races(width=32, side=8, batches=(2,), steps=5, n=2, calls=2, device="cpu"))
+    rate, example, sampling = found[:3]
     assert math.isfinite(rate.ours()) and math.isfinite(rate.theirs()) and math.isfinite(example.theirs())
     assert sampling.ours() == sampling.theirs()
-    (absent,) = gpu.races()
-    assert torch.cuda.is_available() or "no CUDA device" in absent.why
+
+
+def test_a_whole_loop_is_timed_after_its_first_half() -> None:
+    assert 0 < import_module("experiments.benchmarks.loops").ours(32, 8, 2, 2, torch.device("cpu"), 16) < 10
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_its_race_says_so() -> None:
+    (absent,) = import_module("experiments.benchmarks.gpu").races()
+    assert "no CUDA device" in absent.why
 
 
 def test_sampling_beside_the_scheduler_is_the_same_work() -> None:

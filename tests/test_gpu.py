@@ -56,7 +56,7 @@ def test_its_compiled_networks_are_one_graph_with_the_same_numbers(family: str, 
     monkeypatch.setattr(gpu.torch, "compile", lambda f, **_: lambda *a: (calls.append(1), graph(f)(*a))[1])
     for name in model.compiled:
         net = getattr(model, name)
-        net.forward = compiled(net, gpu.torch.compile)
+        net.forward = compiled(net, gpu.torch.compile, after=0)
     assert torch.equal(draw(model.sample, 5, batch_size=3), before) and calls
     assert multiply_adds(lambda: model.sample(2)) == cost
     assert model.state_dict().keys() == keys
@@ -70,7 +70,7 @@ def test_draws_under_per_image_run_compiled() -> None:
         return lambda *inputs: (ran.append(1), module(*inputs))[1]
 
     net = nn.Linear(2, 2)
-    net.forward = compiled(net, lambda forward, **_: torch.compile(forward, backend=backend))
+    net.forward = compiled(net, lambda forward, **_: torch.compile(forward, backend=backend), after=0)
     draw(lambda n: net(torch.randn(n, 2)).view(n, 1, 1, 2), 4, batch_size=2)
     assert len(ran) == 2
 
@@ -81,10 +81,20 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog
 
     net, x = nn.Linear(2, 2), torch.randn(3, 2)
     before = net(x)
-    net.forward = compiled(net, lambda forward, **_: broken)
+    net.forward = compiled(net, lambda forward, **_: broken, after=0)
     with caplog.at_level(logging.WARNING, "genzoo"):
         assert torch.equal(net(x), before) and torch.equal(net(x), before)
     assert [record.message for record in caplog.records] == ["Linear runs uncompiled: no compiler here"]
+
+
+def test_a_shape_is_compiled_for_once_it_has_come_often() -> None:
+    net, ran = nn.Linear(2, 2), []
+    net.forward = compiled(net, lambda forward, **_: lambda x: (ran.append(len(x)), forward(x))[1], after=2)
+    for n in (3, 4, 3, 3, 4, 4, 5):
+        assert net(torch.randn(n, 2)).shape == (n, 2)
+    with torch.no_grad():
+        net(torch.randn(3, 2))  # other kernels than those that learn
+    assert ran == [3, 4]
 
 
 def test_no_memory_is_not_taken_for_a_failed_compilation() -> None:
@@ -92,7 +102,7 @@ def test_no_memory_is_not_taken_for_a_failed_compilation() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     net = nn.Linear(2, 2)
-    net.forward = compiled(net, lambda forward, **_: full)
+    net.forward = compiled(net, lambda forward, **_: full, after=0)
     with pytest.raises(torch.OutOfMemoryError):
         net(torch.randn(3, 2))
 

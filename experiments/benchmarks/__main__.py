@@ -1,7 +1,7 @@
 """python -m experiments.benchmarks [only=SUBJECT] [repeats=5] [threads=N]: ours against peers on the same work.
 
-Subjects: scores, data, overhead, unets, sampling, flows, players, gpu. Each race runs both sides in turn in one process
-and prints the median ratio of their times with its least and greatest. Peers: pip install -e '.[bench]'.
+Subjects: scores, data, overhead, unets, sampling, flows, players, loops, gpu. Each race runs both sides in turn in one
+process and prints the median ratio of their times with its least and greatest. Peers: pip install -e .[bench].
 """
 
 import importlib
@@ -16,7 +16,7 @@ from experiments.benchmarks.race import row
 
 HEAD = """| Work | Peer | Ours | Peer's | Ratio | Parameters | Multiply-adds | Difference |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
-SUBJECTS = ("scores", "data", "overhead", "unets", "sampling", "flows", "players", "gpu")
+SUBJECTS = ("scores", "data", "overhead", "unets", "sampling", "flows", "players", "loops", "gpu")
 PACKAGES = (
     *("torch", "torchmetrics", "scipy", "scikit-learn", "prdc", "diffusers", "torchcfm", "smalldiffusion"),
     *("denoising-diffusion-pytorch", "normflows", "nflows", "pythae"),

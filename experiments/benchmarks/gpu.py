@@ -6,12 +6,13 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks import sides
+from experiments.benchmarks import sampling, sides, unets
 from experiments.benchmarks.race import Absent, Cost, Race
 from experiments.benchmarks.unets import noise_loss
 from genzoo.generator import Generator
 from genzoo.gpu import tune
 from genzoo.metrics.cost import multiply_adds, synchronise
+from genzoo.metrics.draw import draw
 
 NET = ("+model.net.multipliers=[1,2,2,2]", "+model.net.attention=[16]", "model.net.dropout=0.1", "blocks=2")
 RATE = "its multiply-adds as bf16 products of matrices: the ratio is the utilisation"
@@ -23,7 +24,7 @@ def races(
     side: int = 32,
     batches: tuple[int, ...] = (128, 256, 512),
     steps: int = 50,
-    n: int = 1000,
+    n: int = 10_000,
     calls: int = 10,
     device: str = "cuda",
 ) -> Iterator[Race | Absent]:
@@ -33,20 +34,26 @@ def races(
         return
     where = torch.device(device)
     for batch in batches:
-        x = torch.rand(batch, 3, side, side, device=where) * 2 - 1
-        ours = ours_of(width, side, calls).to(where)
-        cost = Cost(sides.parameters(ours), steps * multiply_adds(lambda m=ours, x=x: m.loss(x)["loss"].backward()))
-        if where.type == "cuda":
-            tune(ours)
-        work = f"{steps} training steps, {batch} x 3x{side}x{side}"
-        mine = warm(autocast(sides.training(ours, list(repeat(x, steps))), where), where)
-        yield Race(work, RATE, mine, products(cost.multiply_adds, where), (cost, cost), comparable=False)
-        if missing := sides.absent(work, EXAMPLE, "diffusers"):
-            yield missing
-        else:
-            yield Race(work, EXAMPLE, mine, warm(example(width, side, x, steps), where), comparable=False)
-        del ours, mine
+        yield from trained(width, side, batch, steps, calls, where)
     yield from sampled(ours_of(width, side, calls).to(where).eval(), n, where)
+    for race in unets.races(width, side, batches[0], steps // 5, device):
+        yield adapted(race, torch.bfloat16, where)
+    for race in sampling.races(width, side, 64, 20, device):
+        yield adapted(race, torch.float16, where)
+
+
+def trained(width: int, side: int, batch: int, steps: int, calls: int, where: torch.device) -> Iterator[Race | Absent]:
+    x = torch.rand(batch, 3, side, side, device=where) * 2 - 1
+    ours = ours_of(width, side, calls).to(where)
+    cost = Cost(sides.parameters(ours), steps * multiply_adds(lambda: ours.loss(x)["loss"].backward()))
+    tune(ours, after=0, graphs=True)
+    work = f"{steps} training steps, {batch} x 3x{side}x{side}"
+    mine = warm(autocast(sides.training(ours, list(repeat(x, steps))), torch.bfloat16, where), where)
+    yield Race(work, RATE, mine, products(cost.multiply_adds, where), (cost, cost), comparable=False)
+    if missing := sides.absent(work, EXAMPLE, "diffusers"):
+        yield missing
+    else:
+        yield Race(work, EXAMPLE, mine, warm(example(width, side, x, steps), where), comparable=False)
 
 
 def ours_of(width: int, side: int, calls: int) -> Generator:
@@ -57,30 +64,33 @@ def ours_of(width: int, side: int, calls: int) -> Generator:
 
 
 def sampled(model: Generator, n: int, where: torch.device) -> Iterator[Race]:
-    """The compiled network, replayed as a CUDA graph, beside the same network as it is."""
-    plain = model.net.forward
-    if where.type == "cuda":
-        tune(model)
-    fast = model.net.forward
+    """As a run draws them for its scores, compiled, as CUDA graphs and in float16; beside the network as it is."""
+    net, plain, sample = model.net, model.net.forward, model.sample
+    tune(model, after=0)
+    fast, faster = net.forward, model.sample
 
-    def by(forward: Callable[..., Tensor]) -> sides.Work:
+    def by(forward: Callable[..., Tensor], sample: Callable[[int], Tensor]) -> sides.Work:
         def work() -> float:
-            model.net.forward = forward
-            return drawn(model, n)
+            net.forward = forward
+            return draw(sample, n, batch_size=min(n, 1000)).float().std().item()
 
         return warm(work, where)
 
-    yield Race(f"sampling {n:,} images, {model.steps} calls", "the same, not compiled", by(fast), by(plain))
+    peer = "the same, neither compiled nor in float16"
+    yield Race(f"sampling {n:,} images, {model.steps} calls", peer, by(fast, faster), by(plain, sample))
 
 
-def drawn(model: Generator, n: int) -> float:
-    torch.manual_seed(0)
-    return model.sample(n).std().item()
+def adapted(race: Race | Absent, dtype: torch.dtype, where: torch.device) -> Race | Absent:
+    """Both sides with products in 16 bits."""
+    if isinstance(race, Absent):
+        return race
+    mine, theirs = (warm(autocast(side, dtype, where), where) for side in (race.ours, race.theirs))
+    return race._replace(ours=mine, theirs=theirs)
 
 
-def autocast(work: sides.Work, where: torch.device) -> sides.Work:
+def autocast(work: sides.Work, dtype: torch.dtype, where: torch.device) -> sides.Work:
     def under() -> float:
-        with torch.autocast(where.type, torch.bfloat16):
+        with torch.autocast(where.type, dtype, enabled=where.type != "cpu" or dtype == torch.bfloat16):
             return work()
 
     return under
@@ -127,7 +137,7 @@ def example(width: int, side: int, x: Tensor, steps: int) -> sides.Work:
         dropout=0.1,
     ).to(x.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=1e-6)
-    loss_of = noise_loss(lambda x, t: net(x, t).sample)
+    loss_of = noise_loss(lambda x, t: net(x, t).sample, x.device)
 
     def work() -> float:
         for _ in range(steps):

@@ -23,19 +23,19 @@ from genzoo.data.splits import Images, Splits
 STEPS, BATCH = 40, 64
 
 
-def noise(size: int) -> Splits:
-    """Images (1, size, size) of noise: what is learnt does not matter here."""
-    x = torch.randint(0, 256, (1024, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def noise(size: int, n: int = 1024) -> Splits:
+    """n images (1, size, size) of noise: what is learnt does not matter here."""
+    x = torch.randint(0, 256, (n, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Splits(Images(x), Images(x[:64]), Images(x[:64]))
 
 
-def settings(folder: str, size: int, steps: int) -> dict[str, Any]:
-    """Of a DDPM on such images, with what every run has around its training."""
-    data = {"source": {"_target_": f"{__name__}.noise", "_partial_": True}, "name": "noise", "size": size}
+def settings(folder: str, size: int, steps: int, *more: str, batch: int = BATCH, n: int = 1024) -> dict[str, Any]:
+    """Of a DDPM on n such images, with what every run has around its training; more: overrides."""
+    data = {"source": {"_target_": f"{__name__}.noise", "_partial_": True}, "name": "noise", "size": size, "n": n}
     overrides = [
         f"folder='{folder}'", "model=ddpm", "metrics=none", f"data.image_shape=[1,{size},{size}]",
-        f"data.batch_size={BATCH}", f"budget.images={BATCH * steps}", "budget.checks=1",
-        "callbacks.judge.n=1", "steps=1",
+        f"data.batch_size={batch}", f"budget.images={batch * steps}", "budget.checks=1",
+        "callbacks.judge.n=1", "steps=1", *more,
     ]  # fmt: skip
     with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
         composed = plain(compose("config", overrides=overrides))

@@ -9,21 +9,26 @@ from torch import nn
 from experiments.benchmarks import sides, unets
 from experiments.benchmarks.race import Absent, Race
 from genzoo.generator import Generator
+from genzoo.gpu import tune
 
 SCHEDULER = "diffusers' DPMSolverMultistepScheduler"
 
 
-def races(width: int = 32, side: int = 32, n: int = 64, steps: int = 20) -> Iterator[Race | Absent]:
+def races(
+    width: int = 32, side: int = 32, n: int = 64, steps: int = 20, device: str = "cpu"
+) -> Iterator[Race | Absent]:
     work = f"sampling {n} x 1x{side}x{side}, DPM-Solver++ {steps} calls"
     if missing := sides.absent(work, SCHEDULER, "diffusers"):
         yield missing
         return
     ours = unets.ours_of(width, side, "sampler=dpmpp_2m", "spacing=trailing", f"steps={steps}", "model.limit=null")
     nn.init.normal_(ours.net.out[-1].weight, std=0.02)  # it starts at zero, and would predict nothing
+    plain = ours.net.forward
+    tune(ours.to(device), after=0)
     net, predict = unets.diffusers(width, side)
     a = ours.eval(), partial(by_model, ours, n)
-    yield sides.race(work, f"{SCHEDULER}, same UNet", a, (ours, partial(by_scheduler, ours.net, n, ours)))
-    b = net.eval(), partial(by_scheduler, predict, n, ours)
+    yield sides.race(work, f"{SCHEDULER}, same UNet", a, (ours, partial(by_scheduler, plain, n, ours)))
+    b = net.to(device).eval(), partial(by_scheduler, predict, n, ours)
     yield sides.race(work, f"{SCHEDULER}, diffusers' UNet2DModel", a, b, comparable=False)
 
 
@@ -44,7 +49,7 @@ def by_scheduler(predict: unets.Predict, n: int, ours: Generator) -> float:
     )
     scheduler.set_timesteps(ours.steps)
     sigma = ours.sigma_grid[0]
-    x = torch.randn(n, *ours.image_shape) * sigma * (1 + sigma**2).rsqrt()
+    x = torch.randn(n, *ours.image_shape, device=ours.device) * sigma * (1 + sigma**2).rsqrt()
     for t in scheduler.timesteps:
-        x = scheduler.step(predict(x, t.expand(n)), t, x).prev_sample
+        x = scheduler.step(predict(x, t.to(x.device).expand(n)), t, x).prev_sample
     return x.clamp(-1, 1).std().item()

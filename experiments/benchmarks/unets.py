@@ -10,34 +10,37 @@ from experiments.benchmarks import sides
 from experiments.benchmarks.race import Absent, Race
 from genzoo.diffusion.schedules import linear
 from genzoo.generator import Generator
+from genzoo.gpu import tune
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> noise
 
 
-def races(width: int = 32, side: int = 32, batch: int = 64) -> Iterator[Race | Absent]:
+def races(
+    width: int = 32, side: int = 32, batch: int = 64, steps: int = 1, device: str = "cpu"
+) -> Iterator[Race | Absent]:
     """width: of the full resolution, twice that below; two blocks each; attention at 16 and 4 pixels."""
-    work = f"UNet training step, {batch} x 1x{side}x{side}"
-    x = sides.images(batch, side)
+    work = f"UNet training step, {batch} x 1x{side}x{side}" if steps == 1 else f"{steps} such steps with {batch}"
+    x = sides.images(batch, side).to(device)
     for name, (module, build) in PEERS.items():
         if missing := sides.absent(work, name, module):
             yield missing
             continue
-        ours = ours_of(width, side)
+        ours = ours_of(width, side).to(device)
         net, predict = build(width, side)
-        loop = sides.bare(net, noise_loss(predict), ours, [x])
-        yield sides.race(work, name, (ours, sides.training(ours, [x])), (net, loop), comparable=False)
+        loop = sides.bare(net.to(device), noise_loss(predict, x.device), ours, [x] * steps)
+        tune(ours, after=0, graphs=True)
+        yield sides.race(work, name, (ours, sides.training(ours, [x] * steps)), (net, loop), comparable=False)
 
 
 def ours_of(width: int, side: int, *overrides: str) -> Generator:
     return sides.model_of("model=ddpm", f"data.image_shape=[1,{side},{side}]", f"width={width}", "blocks=2", *overrides)
 
 
-def noise_loss(predict: Predict) -> Callable[[Tensor], Tensor]:
+def noise_loss(predict: Predict, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Equation 14 of Ho et al. 2020, as the peers' examples write it."""
-    table = (1 / (1 + linear().square())).float()
+    alpha_bar = (1 / (1 + linear().square())).float().to(device)
 
     def loss_of(x: Tensor) -> Tensor:
-        alpha_bar = table.to(x.device)
         t = torch.randint(len(alpha_bar), (len(x),), device=x.device)
         noise, kept = torch.randn_like(x), alpha_bar[t].view(-1, 1, 1, 1)
         return F.mse_loss(predict(kept.sqrt() * x + (1 - kept).sqrt() * noise, t), noise)

@@ -106,7 +106,9 @@ def sampling_speed(sample: Sample, device: torch.device, patience: float = 2.0) 
 
     Batches grow until one takes longer than `patience` seconds or does not fit in memory.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    # a network runs compiled for the batches that it is compiled for: to compile is no part of sampling
+    stance = torch.compiler.set_stance("eager_on_recompile")
+    with stance, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         latency = seconds(sample, 1, device, repeats=5)
         best = Speed(latency, latency, 1)
         for batch in BATCHES[1:]:

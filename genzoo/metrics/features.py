@@ -8,11 +8,12 @@ does the first is one after `identified`. Those of this package are listed in __
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from genzoo.generator import Able
 from genzoo.metrics.classifier import WEIGHTS, Classifier, cifar10, classifier, load_classifier
 from genzoo.metrics.frozen import file_sha256, frozen, state_sha256
 from genzoo.metrics.memory import halving
@@ -38,8 +39,7 @@ __all__ = [
 ]
 
 
-@runtime_checkable
-class HasClasses(Protocol):
+class HasClasses(Protocol, metaclass=Able):
     """classify(features (N, d)) -> class scores (N, K) before the softmax, from the features alone."""
 
     def classify(self, features: Tensor) -> Tensor: ...

@@ -1,13 +1,13 @@
 """How much of an image survives a model's latents: error, structure, Fréchet distance, codes in use."""
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from genzoo.generator import to_uint8
+from genzoo.generator import Able, to_uint8
 from genzoo.metrics.classes import entropy
 from genzoo.metrics.draw import finite
 from genzoo.metrics.features import extract
@@ -21,15 +21,13 @@ from genzoo.metrics.scores import Score, Scores
 SMALLEST = 6  # pixels a side for SSIM, whose window of 11 is reflected at the borders
 
 
-@runtime_checkable
-class HasReconstruct(Protocol):
+class HasReconstruct(Protocol, metaclass=Able):
     """reconstruct(x) -> x_hat, both (n, C, H, W) in [-1, 1]: an image's way through the latents."""
 
     def reconstruct(self, x: Tensor) -> Tensor: ...
 
 
-@runtime_checkable
-class HasCodes(Protocol):
+class HasCodes(Protocol, metaclass=Able):
     """codes(x) -> (n, h, w) int64 in 0, ..., codebook_size - 1; codebook_size 0: this model has none."""
 
     codebook_size: int

@@ -123,7 +123,7 @@ class Consistency(Told, Generator):
         """The two ends of a step of the present grid for each image, (n, 1, 1, 1)."""
         sigmas = self.schedule(doubling(self.share, self.first, self.last) + 1)
         i = torch.multinomial(log_normal_weights(sigmas, self.mean, self.std), len(x), replacement=True)
-        low, high = (sigmas[j].to(x).view(-1, 1, 1, 1) for j in (i, i + 1))
+        low, high = (sigmas[j].to(x, non_blocking=True).view(-1, 1, 1, 1) for j in (i, i + 1))
         return low, high
 
     def denoise(self, x: Tensor, sigma: Tensor, y: Tensor | None = None) -> Tensor:

@@ -85,8 +85,8 @@ class Diffusion(Told, Generator):
         return {"loss": (self.weight(sigma, c.c_out) * error.square()).mean()}
 
     def outputs(self, x: Tensor, sigma: Tensor, y: Tensor | None) -> Tensor:
-        """What the net says of x (n, C, H, W) at sigma (n, 1, 1, 1)."""
-        return self.net(self.target(sigma).c_in * x, time_of(self.sigmas, sigma.flatten()), y)
+        """What the net says of x (n, C, H, W) at sigma (n, 1, 1, 1), in the precision of x."""
+        return self.net(self.target(sigma).c_in * x, time_of(self.sigmas, sigma.flatten()), y).to(x.dtype)
 
     # --- The view that every sampler, likelihood and edit takes.
 

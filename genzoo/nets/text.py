@@ -42,7 +42,8 @@ class Bytes(Condition):
 
 
 class Text(Bytes):
-    """Words by the hashing trick, their places, and a transformer (Vaswani et al. 2017, norms first) -> a token a word.
+    """Words by the hashing trick, their places, and a transformer (Vaswani et al. 2017, norms first) -> a token a word,
+    and as a vector the one before them all, which has read the rest.
 
     length: bytes of a caption. words: ids there are. slots: tokens, the first of which stands before all words; those
     behind the last word are one learned token. Padding is not attended to within the transformer.
@@ -52,7 +53,7 @@ class Text(Bytes):
         self, length: int, dim: int, words: int = 4096, slots: int = 32, depth: int = 2, head_dim: int = 32
     ) -> None:
         super().__init__(length)
-        self.words, self.slots, self.tokens = words, slots, dim
+        self.words, self.slots, self.tokens, self.vector = words, slots, dim, dim
         self.embedding = nn.Embedding(words, dim)
         self.places = nn.Parameter(0.02 * torch.randn(slots, dim))
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -75,7 +76,8 @@ class Text(Bytes):
         h = self.embedding(ids) + self.places
         for layer in self.layers:
             h = layer(h, src_key_padding_mask=unused)
-        return Given(tokens=torch.where(unused[..., None], self.unused, self.norm(h)))  # (n, slots, dim)
+        h = self.norm(h)
+        return Given(h[:, 0], torch.where(unused[..., None], self.unused, h))  # (n, dim), (n, slots, dim)
 
 
 class ClipText(Bytes):
