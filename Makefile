@@ -1,11 +1,12 @@
 # make demo: four families on real digits and the report that compares them. make test: the suite. make torture: faults.
 PYTHON ?= python3
 BIN := .venv/bin
+CORES = $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count()))')
 
 .PHONY: demo test lint slow torture clean
 
 demo: .venv/run.stamp
-	$(BIN)/python -m genzoo.run -m +study=demo
+	$(BIN)/python -m genzoo.run -m +study=demo hydra/launcher=joblib hydra.launcher.n_jobs=$(CORES)
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
@@ -29,9 +30,9 @@ clean:
 	touch $@
 
 .venv/run.stamp: .venv/python.stamp pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[cores]'
 	touch $@
 
 .venv/test.stamp: .venv/python.stamp pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,cores]'
 	touch $@ .venv/run.stamp

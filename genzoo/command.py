@@ -117,6 +117,7 @@ def kept(task: Callable[[DictConfig], Any], raised: list[Exception], config_name
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> Any:
+        hush()  # again, for launchers that start processes
         hydra_cfg = HydraConfig.get()
         try:
             known = functools.partial(known_keys, conf_folder(), config_name)

@@ -32,8 +32,9 @@ class Tuned(Callback):
     """`tune` before the first step."""
 
     def on_fit_start(self, trainer: Trainer, model: Generator) -> None:
-        # the next replay writes over the last one's gradients, which others would still add to, or send
-        tune(model, graphs=trainer.accumulate_grad_batches == 1 and trainer.world_size == 1)
+        # the next replay writes over the last one's gradients, which others would still add to, send, or share
+        alone = trainer.accumulate_grad_batches == trainer.world_size == 1 and model.automatic_optimization
+        tune(model, graphs=alone)
 
 
 def tune(model: Generator, after: int = AFTER, graphs: bool = False) -> None:

@@ -19,7 +19,7 @@ def races(
     width: int = 32, side: int = 32, batch: int = 64, steps: int = 1, device: str = "cpu"
 ) -> Iterator[Race | Absent]:
     """width: of the full resolution, twice that below; two blocks each; attention at 16 and 4 pixels."""
-    work = f"UNet training step, {batch} x 1x{side}x{side}" if steps == 1 else f"{steps} such steps with {batch}"
+    work = f"{'UNet training step' if steps == 1 else f'{steps} UNet training steps'}, {batch} x 1x{side}x{side}"
     x = sides.images(batch, side).to(device)
     for name, (module, build) in PEERS.items():
         if missing := sides.absent(work, name, module):

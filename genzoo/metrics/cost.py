@@ -101,7 +101,7 @@ def multiply_adds(work: Callable[[], object]) -> float:
     return counter.flops / 2
 
 
-def sampling_speed(sample: Sample, device: torch.device, patience: float = 2.0) -> Speed:
+def sampling_speed(sample: Sample, device: torch.device, patience: float = 1.0) -> Speed:
     """Seconds for an image alone, and for one of the batch size that gives most images a second.
 
     Batches grow until one takes longer than `patience` seconds or does not fit in memory.

@@ -129,7 +129,7 @@ def test_the_order_of_images_changes_no_value_but_the_extrapolated_one(
     other = evaluate(lambda n: x, splits, extractor, "digits", EVERYTHING, n=192, batch_size=192)
     expected, found = values(whole.record), values(other.record)
     del expected["FD∞-digits"], found["FD∞-digits"]  # whose line goes through parts of the images
-    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert found == pytest.approx(expected, rel=1e-8, abs=1e-8)
 
 
 def test_disjoint_sets_are_all_kept(splits: dict[str, Tensor], extractor: nn.Module) -> None:

@@ -55,7 +55,7 @@ def test_block_is_diffusers(dim: int) -> None:
     ours = randomised(Block(dim))
     x, c = torch.randn(3, 10, dim), torch.randn(3, dim)
     expected = their_block(ours, dim, c)(x, timestep=torch.zeros(3), class_labels=torch.zeros(3))
-    torch.testing.assert_close(ours(x, nn.functional.silu(c)), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours(x, nn.functional.silu(c)), expected, rtol=0, atol=3e-5)
     assert (expected - x).abs().max() > 0.1
 
 
