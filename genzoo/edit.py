@@ -13,7 +13,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from genzoo import runs
@@ -26,7 +26,7 @@ from genzoo.metrics.draw import draw
 from genzoo.nets.conditions import Layout
 from genzoo.nets.maps import LowResolution, Maps, Masked, known, masked
 from genzoo.nets.text import Bytes
-from genzoo.pictures import save_grid
+from genzoo.pictures import frames, save_grid
 from genzoo.sample import check, device, exchange_sampling, ready, write
 
 
@@ -163,7 +163,7 @@ def layout(image: None, model: Generator, boxes: list[Any] | str) -> Edit:
         raise ValueError("task=layout asks for a model that is told boxes: take a run with condition=layout")
     boxes = yaml_of(boxes) if isinstance(boxes, str) else boxes
     y = conditions_of(model, boxes, "boxes")
-    return Edit(None, torch.stack([drawn(each, model.image_shape) for each in y[:1]]), "its training on boxes", y)
+    return Edit(None, torch.from_numpy(frames(y[0].numpy(), model.image_shape)[None]), "its training on boxes", y)
 
 
 def text(image: None, model: Generator, prompt: str | list[str]) -> Edit:
@@ -199,18 +199,6 @@ def name_of(method: Callable[..., Tensor]) -> str:
     while isinstance(method, partial):
         method = method.func
     return f"{method.__name__}, training-free"
-
-
-def drawn(boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """uint8 (C, H, W): the frames of boxes (k, 5) with the numbers of their classes."""
-    channels, height, width = shape
-    canvas = Image.new("L", (width, height))
-    pen = ImageDraw.Draw(canvas)
-    for label, *corners in boxes[boxes[:, 0] >= 0].tolist():
-        x0, y0, x1, y1 = (round(c * s) for c, s in zip(corners, (width, height) * 2, strict=True))
-        pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=128)
-        pen.text(((x0 + x1) / 2, (y0 + y1) / 2), f"{label:.0f}", fill=255, anchor="mm")
-    return torch.from_numpy(np.array(canvas)).expand(channels, -1, -1)
 
 
 # --- Files.

@@ -1,11 +1,12 @@
 """Generated arrays as pictures: a grid of images, or for 2-D points a picture of their density."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from genzoo.files import write_whole
 
@@ -22,6 +23,18 @@ def grid(images: np.ndarray, gap: int = 1) -> np.ndarray:
         top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     return canvas
+
+
+def frames(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """uint8 (C, H, W): the frames of boxes (k, 5), class and corners in [0, 1], with the numbers of their classes."""
+    channels, height, width = shape
+    canvas = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    for label, *corners in boxes[boxes[:, 0] >= 0].tolist():
+        x0, y0, x1, y1 = (round(c * s) for c, s in zip(corners, (width, height) * 2, strict=True))
+        pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=128)
+        pen.text(((x0 + x1) / 2, (y0 + y1) / 2), f"{label:.0f}", fill=255, anchor="mm")
+    return np.repeat(np.array(canvas)[None], channels, 0)
 
 
 def density(points: np.ndarray, bins: int = 64) -> np.ndarray:

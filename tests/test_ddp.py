@@ -43,6 +43,8 @@ CASES = {  # five steps of 2 x 32 images each
 SLOW = {
     "flow": ["model=flow", "model.steps=2", "metrics.n=41", "metrics.n_likelihood=9"],
     "ddpm": ["model=ddpm", "steps=3", "metrics.n=41", "metrics.n_likelihood=9"],
+    "told": ["model=ddpm", "condition=classes", "steps=3", "metrics.n=41", "metrics.n_likelihood=9"],
+    "codes": ["model=autoencoder_vq", "factor=2", "metrics.n=41"],
 }
 
 
@@ -113,8 +115,7 @@ def seen_by(root: Path, name: str) -> list[dict[str, Any]]:
 FAMILIES = [
     ("trained", "vae"),
     ("trained", "gan"),
-    pytest.param("others", "flow", marks=pytest.mark.slow),
-    pytest.param("others", "ddpm", marks=pytest.mark.slow),
+    *(pytest.param("others", name, marks=pytest.mark.slow) for name in SLOW),
 ]
 
 

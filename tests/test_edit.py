@@ -23,7 +23,6 @@ from genzoo.edit import (
     asked,
     check_pictures,
     colourise,
-    drawn,
     edited,
     inpaint,
     layout,
@@ -39,6 +38,7 @@ from genzoo.edit import (
 from genzoo.generator import HasDenoiser
 from genzoo.metrics.draw import draw
 from genzoo.nets.maps import Edges, LowResolution, known
+from genzoo.pictures import frames
 
 from .conftest import composed
 
@@ -314,11 +314,10 @@ def test_maps_of_the_data_are_read_from_a_file(told, files) -> None:
 
 
 def test_frames_show_where_boxes_are() -> None:
-    boxes = torch.tensor([[1, 0.25, 0.25, 0.75, 0.5], [-1, 0, 0, 0, 0]])
-    frame = drawn(boxes, (3, 32, 32))
-    assert frame.shape == (3, 32, 32) and frame.dtype == torch.uint8
-    inked = frame[0].nonzero()
-    assert inked.min(0).values.tolist() == [8, 8] and inked[:, 1].max() == 23
+    frame = frames(np.array([[1, 0.25, 0.25, 0.75, 0.5], [-1, 0, 0, 0, 0]]), (3, 32, 32))
+    assert frame.shape == (3, 32, 32) and frame.dtype == np.uint8
+    rows, columns = frame[0].nonzero()
+    assert (rows.min(), columns.min(), columns.max()) == (8, 8, 23)
 
 
 # --- What cannot be done.

@@ -34,6 +34,8 @@ FAMILIES = {
     "gan": ["model=gan"],
     "flow": ["model=flow", "model.steps=2"],
     "ddpm": ["model=ddpm", "steps=2", "model.bound_terms=2", "model.inversion=2"],
+    "told": ["model=ddpm", "condition=classes", "steps=2", "model.bound_terms=2", "model.inversion=2"],
+    "codes": ["model=autoencoder_vq", "factor=2"],
 }
 OFTEN = ["callbacks.last_checkpoint.minutes=0", "callbacks.last_checkpoint.share=1"]  # saves after every step
 
