@@ -229,6 +229,7 @@ def hush() -> None:
     for name in ("pytorch_lightning", "lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric|torchmetrics).*")
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # which is by intention
     warnings.formatwarning = formatted
 
 

@@ -23,6 +23,7 @@ from genzoo.data.pixels import MODES, decode
 from genzoo.diffusion import editing
 from genzoo.generator import Generator, HasDenoiser, to_uint8
 from genzoo.metrics.draw import draw
+from genzoo.models.latent import Latent
 from genzoo.nets.conditions import Layout
 from genzoo.nets.maps import LowResolution, Maps, Masked, known, masked
 from genzoo.nets.text import Bytes
@@ -177,8 +178,8 @@ def text(image: None, model: Generator, prompt: str | list[str]) -> Edit:
 def maps(image: str | None, model: Generator, file: str | None) -> Edit:
     """Images of the map in a file, or of the one that the model's condition makes of an image."""
     condition, shape = trained(model), model.image_shape
-    if not isinstance(condition, Maps):
-        raise ValueError("task=maps asks for a model that is told maps: take a run with condition=edges, depth or maps")
+    if not isinstance(condition, Maps) or isinstance(condition, Masked):
+        raise ValueError("task=maps asks for a run, not of latents, with condition=edges, depth, superres or maps")
     if (image is None) == (file is None) or (image and type(condition) is Maps):
         raise ValueError("task=maps takes map=FILE, or an image=FILE of which condition=edges or depth makes the map")
     if file:
@@ -191,7 +192,7 @@ def maps(image: str | None, model: Generator, file: str | None) -> Edit:
 
 def trained(model: Generator) -> Any:
     """The condition that a model of pixels is told; None for a model of latents, whose maps are of no image."""
-    return condition_of(model) if isinstance(model, HasDenoiser) else None
+    return None if isinstance(model, Latent) else condition_of(model)
 
 
 def name_of(method: Callable[..., Tensor]) -> str:

@@ -34,15 +34,15 @@ class Tuned(Callback):
     def on_fit_start(self, trainer: Trainer, model: Generator) -> None:
         # the next replay writes over the last one's gradients, which others would still add to, send, or share
         alone = trainer.accumulate_grad_batches == trainer.world_size == 1 and model.automatic_optimization
-        tune(model, graphs=alone)
+        tune(model, graphs=alone, halve=trainer.precision.endswith("16-mixed"))
 
 
-def tune(model: Generator, after: int = AFTER, graphs: bool = False) -> None:
-    """On a GPU: compile the networks in `model.compiled`, lay them out as its convolutions want, and draw samples with
-    products in 16 bits, where the family bears it. Elsewhere nothing, since compiling gains a CPU nothing.
+def tune(model: Generator, after: int = AFTER, graphs: bool = False, halve: bool = False) -> None:
+    """On a GPU: compile the networks in `model.compiled` and lay them out as its convolutions want. Elsewhere nothing,
+    since compiling gains a CPU nothing.
 
-    graphs: steps of training are CUDA graphs, too. Only forward and `sample` are replaced; parameters and their names
-    stay as they are.
+    graphs: steps of training are CUDA graphs, too. halve: samples are drawn with products in 16 bits. Only forward and
+    `sample` are replaced; parameters and their names stay as they are.
     """
     if model.device.type != "cuda":
         return
@@ -51,7 +51,7 @@ def tune(model: Generator, after: int = AFTER, graphs: bool = False) -> None:
         net.to(memory_format=torch.channels_last)
         if "forward" not in vars(net):
             net.forward = compiled(net, after=after, graphs=graphs)
-    if not model.full_precision and "sample" not in vars(model):
+    if halve and "sample" not in vars(model):
         model.sample = halved(model.sample)
 
 

@@ -121,7 +121,8 @@ def main(cfg: DictConfig) -> None:
     data = instantiate(chosen["data"], _convert_="all")
     model = runs.load(folder, device(settings["device"]), settings["allow"])
     exchange_sampling(model, settings)
-    tune(model)
+    if "tuned" in trained["callbacks"]:
+        tune(model, halve=first["cost"].get("sampling_precision") == "float16")
     record, path = rescore(folder, first, model, data, chosen, overrides)
     print(f"{model.family}: {in_words(record)} -> {path}")
     SCORED.append((folder, record))

@@ -83,7 +83,7 @@ def test_samples_of_the_device_are_those_of_the_processor(family: str, settings)
     before = draw(model.sample, 5, batch_size=3).int()
     model.cuda()
     plain = draw(model.sample, 5, batch_size=3).int()
-    gpu.tune(model, after=0)
+    gpu.tune(model, after=0, halve=not model.full_precision)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = draw(model.sample, 5, batch_size=3).int()

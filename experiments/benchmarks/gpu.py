@@ -66,7 +66,7 @@ def ours_of(width: int, side: int, calls: int) -> Generator:
 def sampled(model: Generator, n: int, where: torch.device) -> Iterator[Race]:
     """As a run draws them for its scores, compiled, as CUDA graphs and in float16; beside the network as it is."""
     net, plain, sample = model.net, model.net.forward, model.sample
-    tune(model, after=0)
+    tune(model, after=0, halve=True)
     fast, faster = net.forward, model.sample
 
     def by(forward: Callable[..., Tensor], sample: Callable[[int], Tensor]) -> sides.Work:

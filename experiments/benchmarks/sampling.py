@@ -24,7 +24,7 @@ def races(
     ours = unets.ours_of(width, side, "sampler=dpmpp_2m", "spacing=trailing", f"steps={steps}", "model.limit=null")
     nn.init.normal_(ours.net.out[-1].weight, std=0.02)  # it starts at zero, and would predict nothing
     plain = ours.net.forward
-    tune(ours.to(device), after=0)
+    tune(ours.to(device), after=0, halve=True)
     net, predict = unets.diffusers(width, side)
     a = ours.eval(), partial(by_model, ours, n)
     yield sides.race(work, f"{SCHEDULER}, same UNet", a, (ours, partial(by_scheduler, plain, n, ours)))

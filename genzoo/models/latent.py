@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genzoo.generator import Batch, Generator, HasAfterFit
-from genzoo.nets.foreign import DiffusersAutoencoder
+from genzoo.nets.foreign import DiffusersUNet
 
 
 def of_generator(name: str) -> property:
@@ -75,7 +75,8 @@ class Latent(Generator):
     @torch.no_grad()
     def images(self, z: Tensor) -> Tensor:
         """x (n, C, H, W) in [-1, 1] of latents z."""
-        return self.first_stage.decode(z * self.std + self.mean)
+        with torch.autocast(z.device.type, enabled=False):  # decoders overflow in 16 bits, as Stable Diffusion XL's
+            return self.first_stage.decode(z * self.std + self.mean)
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         return self.images(self.generator.sample(n, y))
@@ -87,7 +88,9 @@ class Latent(Generator):
         super().on_fit_start()
         data = self.trainer.datamodule
         if data is not None and not self.encoded:
-            scaled = isinstance(self.first_stage, DiffusersAutoencoder)  # as the UNet beside it was trained
+            scaled = isinstance(
+                getattr(self.generator, "net", None), DiffusersUNet
+            )  # which knows its autoencoder's scale
             # else of the run that this one goes on from, whose generator knows this scale
             if not scaled and not self.mean.any():
                 self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())

@@ -33,6 +33,10 @@ class LearnedVariance(Diffusion):
 
     def read(self, x: Tensor, outputs: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
         """x0_hat and the variance of x_next given x (equation 15), from the net's 2C channels."""
+        if outputs.shape[1] != 2 * x.shape[1]:
+            raise ValueError(
+                f"a learned variance takes a net of {2 * x.shape[1]} output channels, not {outputs.shape[1]}"
+            )
         c, (f, v) = self.target(sigma), outputs.chunk(2, dim=1)
         smallest, largest = reverse_variances(sigma, sigma_next)
         return c.c_skip * x + c.c_out * f, torch.exp(torch.lerp(smallest.log(), largest.log(), (v + 1) / 2))

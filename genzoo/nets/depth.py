@@ -72,11 +72,12 @@ def depth_network(path: str) -> tuple[nn.Module, dict[str, Any]]:
         raise ImportError(f"condition=depth needs transformers ({error}): pip install transformers") from error
     try:
         told, _ = ImageProcessingMixin.get_image_processor_dict(path)
-        network = AutoModelForDepthEstimation.from_pretrained(path, use_safetensors=True)
+        network = AutoModelForDepthEstimation.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"There is no depth network {path}, neither in a folder of that name nor on the hub: set condition.path to "
-            "a folder with its config.json, model.safetensors and preprocessor_config.json."
+            f"There is no depth network {path}, neither in a folder of that name nor on the hub "
+            f"({' '.join(str(error).split())[:200]}): set condition.path to a folder with its config.json, "
+            "model.safetensors and preprocessor_config.json."
         ) from error
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return network, half | {key: value for key, value in told.items() if value is not None}

@@ -1,6 +1,7 @@
 """Depth: what transformers' own pipeline of processor, network and post-processing gives, from a local folder."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -115,3 +116,16 @@ def test_what_is_no_depth_network_is_refused(folder: str, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match="pip install transformers"):
         Depth(folder, (1, 8, 8))
+
+
+def test_a_strangers_code_is_not_run(folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose config.json names code of its own is refused without a question."""
+    there = shutil.copytree(folder, tmp_path / "theirs")
+    config = json.loads((there / "config.json").read_text())
+    config |= {"model_type": "odd", "auto_map": {"AutoConfig": "evil.C", "AutoModelForDepthEstimation": "evil.M"}}
+    (there / "config.json").write_text(json.dumps(config))
+    (there / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(FileNotFoundError, match="There is no depth network"):
+        Depth(str(there), (1, 8, 8))
+    assert not (tmp_path / "ran").exists()
