@@ -24,10 +24,12 @@ CHEAP = {"bound_terms": 2, "inversion": 2, "particles": 2}  # of the model, wher
 
 
 def cases() -> list[tuple[str, tuple[int, int, int]]]:
-    """Every family at every shape; one that names no class of its own, but varies another, at the first and last."""
+    """Every family at every shape; one that names no class of its own, but varies another, at the first and last.
+    Behind -m slow are the usual shapes, and the first of such variants."""
     own = {path.stem: "\n_target_:" in path.read_text() for path in CONFIGS}
     found = [(family, shape) for family in FAMILIES for shape in (SHAPES if own[family] else (SHAPES[0], SHAPES[-1]))]
-    return [pytest.param(*case, marks=pytest.mark.slow) if case[1] in USUAL else case for case in found]
+    late = [shape in USUAL or (not own[family] and shape == SHAPES[0]) for family, shape in found]
+    return [pytest.param(*case, marks=pytest.mark.slow) if slow else case for case, slow in zip(found, late)]
 
 
 everywhere = pytest.mark.parametrize(

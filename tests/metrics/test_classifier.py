@@ -83,9 +83,9 @@ def test_classes_follow_from_the_features() -> None:
 @pytest.mark.skipif(not FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_accuracy() -> None:
     test = fashion_mnist(str(FASHION)).test
-    # float32: a third of the time; a handful of the 10,000 images may lie on the border of two classes.
-    found = accuracy(classifier("fashion_mnist").float(), test)
-    assert found == pytest.approx(stated_accuracy("fashion_mnist"), abs=1e-3)
+    # float32 and a quarter of the 10,000 images: a tenth of the time, with a standard error of half a percent
+    found = accuracy(classifier("fashion_mnist").float(), type(test)(test.x[:2500], test.y[:2500]))
+    assert found == pytest.approx(stated_accuracy("fashion_mnist"), abs=0.015)
     assert stated_accuracy("fashion_mnist") >= 0.91
 
 

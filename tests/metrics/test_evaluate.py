@@ -109,7 +109,7 @@ def test_record(splits: dict[str, Tensor], whole: Evaluation) -> None:
         assert "ci95" not in score or score["ci95"][0] <= score["value"] <= score["ci95"][1]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_the_batch_size_changes_nothing(
     splits: dict[str, Tensor], extractor: nn.Module, whole: Evaluation, batch_size: int, tmp_path: Path
 ) -> None:

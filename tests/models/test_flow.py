@@ -191,11 +191,11 @@ def test_dequantised_logits_of_an_identity_flow(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("coupling", [affine, spline])
 def test_probabilities_of_all_points_sum_to_one(coupling) -> None:
-    """65,536 images of two values; alpha so small that the flow cannot leave [0, 1]."""
+    """Every other one of 256 values both ways, each for 4 images; alpha so small that the flow cannot leave [0, 1]."""
     model = off_start(flow((2, 1, 1), coupling, alpha=1e-7))
-    grid = torch.cartesian_prod(torch.arange(256), torch.arange(256)).double() / 127.5 - 1
+    grid = torch.cartesian_prod(torch.arange(0, 256, 2), torch.arange(0, 256, 2)).double() / 127.5 - 1
     log_p = torch.stack([model.log_prob(grid.view(-1, 2, 1, 1)) for _ in range(2)])
-    assert (log_p.exp() / 127.5**2).sum(1).mean() == pytest.approx(1, abs=0.01)
+    assert (4 * log_p.exp() / 127.5**2).sum(1).mean() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("coupling", [affine, pytest.param(spline, marks=pytest.mark.slow)])
