@@ -57,7 +57,7 @@ def stopping(make_trainer: Callable, stop: Stop, *arguments) -> Trainer:
     return trainer
 
 
-SLOW = {"ddpm", "told", "codes", "vae"}  # of ddpm, test_finetune stops a training, too; of the VAE, the windows do
+SLOW = {"ddpm", "told", "codes", "vae", "flow"}  # test_finetune stops a ddpm, too, and the windows are a VAE's
 CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FAMILIES]
 
 

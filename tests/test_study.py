@@ -17,6 +17,7 @@ from genzoo.command import folder_name
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/study.yaml"))
+ALIKE = {"families_cifar10", "families_fashion_mnist", "flow_couplings", "gan_losses", "latent_stages", "vae_beta"}
 STUDY = """\
 # @package _global_
 question: Does beta matter?
@@ -152,7 +153,7 @@ def test_a_study_without_a_grid_is_refused(tmp_path: Path) -> None:
         study.asked(["-m", "--config-dir", str(tmp_path), "+study=empty"])
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in SHIPPED])
 def test_shipped_studies_compose(name: str, settings) -> None:
     """Cells make configurations of their own, all with the study's budget."""
     asked = study.asked(["-m", f"+study={name}"])

@@ -148,7 +148,7 @@ def off_start(model: nn.Module) -> nn.Module:
     return model.double().eval()
 
 
-@pytest.mark.parametrize("family", [flow, vae, ddpm])
+@pytest.mark.parametrize("family", [flow, vae, pytest.param(ddpm, marks=pytest.mark.slow)])
 def test_the_batch_size_changes_nothing(family) -> None:
     """But for the ODE, whose step sizes are the batch's: there it changes less than the tolerance."""
     model = off_start(family())

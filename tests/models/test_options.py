@@ -37,10 +37,11 @@ OPTIONS = [
     ["model=consistency", "condition=classes", "model.guidance.scale=2", "model.steps=2"],
     ["model=mean_flow", "condition=classes", "model.omega=2"],
 ]
+CASES = [*OPTIONS[::2], *(pytest.param(option, marks=pytest.mark.slow) for option in OPTIONS[1::2])]
 FEW = ["trainer=cpu", "metrics=none", "width=8", "budget.images=192", "budget.checks=1", "callbacks.judge.n=4"]
 
 
-@pytest.mark.parametrize("overrides", OPTIONS, ids=lambda o: " ".join(o).replace("_target_", "").replace("genzoo.", ""))
+@pytest.mark.parametrize("overrides", CASES, ids=lambda o: " ".join(o).replace("_target_", "").replace("genzoo.", ""))
 def test_option_trains_and_samples(overrides: list[str], settings, tmp_path: Path) -> None:
     steps = [] if any(o.startswith("steps") for o in overrides) else ["steps=3"]
     chosen = settings(f"folder={tmp_path}", *overrides, *FEW, *steps)
