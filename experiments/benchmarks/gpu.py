@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks import sampling, sides, unets
+from experiments.benchmarks.loops import NET
 from experiments.benchmarks.race import Absent, Cost, Race
 from experiments.benchmarks.unets import noise_loss
 from genzoo.generator import Generator
@@ -14,7 +15,6 @@ from genzoo.gpu import tune
 from genzoo.metrics.cost import multiply_adds, synchronise
 from genzoo.metrics.draw import draw
 
-NET = ("+model.net.multipliers=[1,2,2,2]", "+model.net.attention=[16]", "model.net.dropout=0.1", "blocks=2")
 RATE = "its multiply-adds as bf16 products of matrices: the ratio is the utilisation"
 EXAMPLE = "diffusers' training example: UNet2DModel, bf16, AdamW, not compiled"
 
