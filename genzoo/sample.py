@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from genzoo import runs
 from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.command import command, plain
 from genzoo.files import told, write_whole
-from genzoo.generator import Generator, HasDenoiser, HasSampler
+from genzoo.generator import Generator, HasDenoiser
 from genzoo.gpu import tune
 from genzoo.metrics.draw import draw
 from genzoo.pictures import save_grid
@@ -50,6 +50,10 @@ def check_exchange(settings: dict[str, Any]) -> None:
     """Raises ValueError for settings of `exchange_sampling` that no model takes."""
     if settings["steps"] is not None:
         check_whole("steps", settings["steps"], 1)
+    if settings.get("top_k") is not None:
+        check_whole("top_k", settings["top_k"], 0)
+    if (temperature := settings.get("temperature")) is not None and not is_number(temperature):
+        raise ValueError(f"temperature={temperature}: give a number above 0, or null for the model's own")
     scale, interval = settings["guidance"]["scale"], settings["guidance"]["interval"]
     if scale is not None and not is_number(scale):
         raise ValueError(f"guidance.scale={scale}: give a number, or null for the model's own")
@@ -99,30 +103,44 @@ def ready(out: str) -> Path:
 
 
 def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
-    """Give a trained model another `sampler`, `spacing` (its grid) or number of `steps`, another `guidance` or a
-    `guide`, the folder of the run whose weaker model shows what to keep away from; None leaves what it has.
+    """Give a trained model another `sampler`, `spacing` (its grid) or number of `steps`, another `temperature` or
+    `top_k` of its codes, another `guidance` or a `guide`, the folder of the run whose weaker model shows what to keep
+    away from; None leaves what it has.
 
     Raises ValueError when it samples in another way.
     """
-    asked = {"sampler": settings["sampler"], "grid": settings["spacing"], "steps": settings["steps"]}
-    changed = {key: value for key, value in asked.items() if value is not None}
     guidance = {key: value for key, value in settings["guidance"].items() if value is not None}
-    if (changed or guidance or settings["guide"]) and not isinstance(model, HasSampler):
-        raise ValueError(f"{type(model).__name__} has no sampler to exchange: leave out {first_of(changed, guidance)}=")
-    for key, value in changed.items():
-        if not hasattr(model, key):
-            raise ValueError(f"{type(model).__name__} has no {key} to exchange: leave out {key}=")
-        setattr(model, key, instantiate(value, _convert_="all") if isinstance(value, dict) else value)
-    if (guidance or settings["guide"]) and not hasattr(model, "guidance"):
-        raise ValueError(f"{type(model).__name__} has no guidance: leave out guidance and guide")
+    for key, name in EXCHANGED.items():
+        if (value := settings.get(key)) is not None:
+            if not hasattr(model, name):
+                raise ValueError(f"{type(model).__name__} has no {key} to exchange: leave out {key}=")
+            setattr(model, name, instantiate(value, _convert_="all") if isinstance(value, dict) else value)
+    for key, name, asked in (("guidance", "guidance", guidance), ("guide", "guides", settings["guide"])):
+        if asked and not hasattr(model, name):
+            raise ValueError(f"{type(model).__name__} has no {key}: leave it out")
     if isinstance(model, HasDenoiser):
         model.grid(model.sigmas, model.steps)  # raises now, not after the first results
     if guidance and not settings["guide"] and condition_of(model) is None:
         raise ValueError("this model was trained without classes: leave out guidance, or name a weaker run by guide=")
     if guidance:
-        model.guidance = partial(model.guidance, **guidance)
+        model.guidance = guided(model.guidance, guidance)
     if settings["guide"]:
         model.guides = [guide(settings["guide"], model, settings["allow"])]
+
+
+EXCHANGED = {key: key for key in ("sampler", "steps", "temperature", "top_k")} | {"spacing": "grid"}
+
+
+def guided(own: Callable[..., Any] | float, asked: dict[str, Any]) -> Callable[..., Any] | float:
+    """A model's guidance with these settings: a function of noise levels, or the scale of a model that has none.
+
+    Raises ValueError for an interval of levels where there are none.
+    """
+    if callable(own):
+        return partial(own, **asked)
+    if "interval" in asked:
+        raise ValueError("this model has no noise levels: leave out guidance.interval")
+    return asked["scale"]
 
 
 def guide(folder: str, model: Generator, allow: Iterable[str]) -> HasDenoiser:
@@ -132,10 +150,6 @@ def guide(folder: str, model: Generator, allow: Iterable[str]) -> HasDenoiser:
         shape = "x".join(map(str, model.image_shape))
         raise ValueError(f"guide={folder} cannot guide: take a run of a diffusion model of {shape} images")
     return weaker
-
-
-def first_of(*keys: dict[str, Any]) -> str:
-    return next((key for group in keys for key in group), "guide")
 
 
 def write(images: Tensor, out: Path, png: bool) -> None:

@@ -1,6 +1,7 @@
 """One trained diffusion model with classes, sampled and scored in every way that the commands offer."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,23 @@ def test_what_cannot_be_exchanged_is_refused(run, tmp_path, capsys) -> None:
     assert "ddpm_learned" in capsys.readouterr().err
     vae = sample.runs.build(genzoo.runs.read_settings(folder / path) | {"model": {"_target_": "torch.nn.Identity"}})
     nothing = {"sampler": None, "spacing": None, "steps": 4, "guidance": {}, "guide": None}
-    with pytest.raises(ValueError, match="Identity has no sampler to exchange: leave out steps="):
+    with pytest.raises(ValueError, match="Identity has no steps to exchange: leave out steps="):
         sample.exchange_sampling(vae, nothing)
     assert isinstance(vae, torch.nn.Identity)
+
+
+def test_a_prior_of_codes_is_drawn_from_otherwise(settings) -> None:
+    model = genzoo.runs.build(settings("model=code_prior", "condition=classes", "width=8"))
+    asked = {"sampler": None, "spacing": None, "steps": None, "guide": None, "temperature": 0.5, "top_k": 3}
+    sample.exchange_sampling(model, {**asked, "guidance": {"scale": 2.0, "interval": None}})
+    assert model.sampling.endswith("temperature 0.5, of the 3 likeliest, guidance 2")
+    for options, words in (
+        ({"guidance": {"interval": [0.2, 2]}}, "this model has no noise levels: leave out guidance.interval"),
+        ({"guide": "a/run", "guidance": {}}, "CodePrior has no guide: leave it out"),
+        ({"steps": 4, "guidance": {}}, "CodePrior has no steps to exchange: leave out steps="),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            sample.exchange_sampling(model, asked | options)
+    sample.exchange_sampling(model, {**asked, "temperature": 0.0, "guidance": {}})
+    with pytest.raises(ValueError, match=re.escape("temperature=0.0: give")):
+        model.sample(1)

@@ -1,35 +1,28 @@
 """A prior of VQ codes (van den Oord et al. 2017, section 3.3; Esser et al. 2021, section 3.2): a transformer that
-tells, in raster order, each code of a frozen first stage from those before it."""
+tells, in raster order, each code of a frozen first stage from those before it and, as Ramesh et al. 2021, a text."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genzoo.generator import (
-    Batch,
-    Generator,
-    OptimizerFactory,
-    chosen_classes,
-    class_shares,
-    class_vector,
-    learned_classes,
-)
+from genzoo.generator import Generator, OptimizerFactory
+from genzoo.nets.conditions import Told, examples
 
 
-class CodePrior(Generator):
+class CodePrior(Told, Generator):
     """p(s) = prod_i p(s_i | s_1, ..., s_{i-1}) of the codes s = (s_1, ..., s_L) of an image, row by row.
 
     first_stage: a trained model with `codes`, `decode_codes` and `codebook_size`, frozen:
         genzoo.models.autoencoder.Autoencoder with genzoo.nets.quantise.VectorQuantiser.
-    net: (codes, length, classes) -> genzoo.nets.transformer.Transformer or its like.
+    net: (codes, length) -> genzoo.nets.transformer.Transformer or its like, with a `condition` or None.
     temperature: of samples, whose logits are divided by it. top_k: only so many of the likeliest codes are drawn, 1
         is greedy; 0 for all.
-    classes: of the data, told by the token that a sequence begins with; 0 to ignore them. `dropout` of the labels are
-        left out in training, so that samples may be guided: log p_none + guidance (log p_class - log p_none) in place
-        of log p_class (Ho & Salimans 2022); 1 for no guidance, which spares the second call of the net.
+    dropout: share of the conditions that are replaced by the null in training, so that samples may be guided.
+    guidance: log p_null + guidance (log p_y - log p_null) takes the place of log p_y (Ho & Salimans 2022); 1 for none,
+        which spares the second call of the net.
     Training images are encoded once, when the training starts, unless they come as a stream.
     It has no likelihood: p(s) is the probability of all images that are encoded to s together, no density of any.
     Raises ValueError for a first stage without codes or of other images, and for a temperature or top_k out of range.
@@ -45,7 +38,6 @@ class CodePrior(Generator):
         net: Callable[..., nn.Module],
         temperature: float = 1.0,
         top_k: int = 0,
-        classes: int = 0,
         dropout: float = 0.1,
         guidance: float = 1.0,
         clip: float = 1.0,
@@ -54,18 +46,21 @@ class CodePrior(Generator):
         check_stage(first_stage, self.image_shape)
         self.first_stage = first_stage.requires_grad_(False).eval()
         self.codebook_size, self.size = first_stage.codebook_size, first_stage.latent_shape[1:]  # K, (h, w)
-        if not temperature > 0 or math.isinf(temperature):
-            raise ValueError(f"model.temperature={temperature}: give a number above 0, or model.top_k=1 for greedy")
-        if not 0 <= top_k <= self.codebook_size:
-            raise ValueError(f"model.top_k={top_k}: give 1 to {self.codebook_size}, the number of codes, or 0 for all")
-        self.temperature, self.top_k = temperature, top_k
-        self.classes, self.dropout, self.guidance = classes, dropout, guidance
-        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
-        self.net = net(codes=self.codebook_size, length=math.prod(self.size), classes=classes)
+        self.temperature, self.top_k, self.dropout, self.guidance = temperature, top_k, dropout, guidance
+        self.check()
+        self.net = net(codes=self.codebook_size, length=math.prod(self.size))
+        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
+
+    def check(self) -> None:
+        """Raises ValueError for a temperature or top_k out of range, which may be exchanged after training."""
+        if not self.temperature > 0 or math.isinf(self.temperature):
+            raise ValueError(f"temperature={self.temperature}: give a number above 0, or top_k=1 for greedy")
+        if not 0 <= self.top_k <= self.codebook_size:
+            raise ValueError(f"top_k={self.top_k}: give 1 to {self.codebook_size}, the number of codes, or 0 for all")
 
     @property
     def guided(self) -> bool:
-        return bool(self.classes) and self.guidance != 1
+        return self.condition is not None and self.guidance != 1
 
     @property
     def nfe(self) -> float:
@@ -100,14 +95,9 @@ class CodePrior(Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """-log p(s | y) in nats a code, and the same in bits; x: images, or their codes (n, h, w) int64."""
-        ids, told = self.codes(x).flatten(1), learned_classes(self, x, y, self.dropout)
-        loss = F.cross_entropy(self.net(ids, told).flatten(0, 1), ids.flatten())
+        ids = self.codes(x).flatten(1)
+        loss = F.cross_entropy(self.net(ids, self.kept(x, y)).flatten(0, 1), ids.flatten())
         return {"loss": loss, "bits_per_code": loss.detach() / math.log(2)}
-
-    def after_fit(self, batches: Iterable[Batch]) -> None:
-        """Count the classes."""
-        if self.classes:
-            self.shares.copy_(class_shares(batches, self.classes))
 
     # --- Sampling.
 
@@ -116,21 +106,19 @@ class CodePrior(Generator):
 
     @torch.no_grad()
     def draw(self, n: int, y: Tensor | None = None) -> Tensor:
-        """(n, h, w) int64, codes of new images of the classes y (n,), or of those that training had."""
-        y = chosen_classes(self, n, y)
+        """(n, h, w) int64, codes of new images of the conditions y, or of such as training had."""
+        self.check()
+        y = self.chosen(n, y)
         u = torch.rand(n, self.net.length, device=self.device)  # at once: then an image draws once from its stream
-        told = class_vector(y, u, self.classes)
+        told, calls = (torch.cat([y, self.condition.null(n)]), 2) if self.guided else (y, 1)
 
         def choose(logits: Tensor, place: int) -> Tensor:
-            if not self.guided:
-                return self.chosen(logits, u[:, place])
-            strong, weak = logits.chunk(2)
-            return self.chosen(torch.lerp(weak, strong, self.guidance), u[:, place]).repeat(2)
+            strong, weak = logits[:n], logits[-n:]  # the same rows where nothing guides
+            return self.picked(torch.lerp(weak, strong, self.guidance), u[:, place]).repeat(calls)
 
-        told = torch.cat([told, torch.zeros_like(told)]) if self.guided else told
-        return self.net.unrolled(told, choose)[:n].unflatten(1, self.size)
+        return self.net.unrolled(calls * n, told, choose)[:n].unflatten(1, self.size)
 
-    def chosen(self, logits: Tensor, u: Tensor) -> Tensor:
+    def picked(self, logits: Tensor, u: Tensor) -> Tensor:
         """(n,) ids drawn from softmax(logits (n, K) / temperature), cut to the top_k, by uniform numbers u (n,)."""
         logits = logits.double()
         if self.top_k:

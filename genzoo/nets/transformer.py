@@ -1,4 +1,5 @@
-"""A causal transformer (Vaswani et al. 2017, norms first): what each code of a sequence may be, given those before."""
+"""A causal transformer (Vaswani et al. 2017, norms first): what each code of a sequence may be, given those before and
+what is told of the image."""
 
 from collections.abc import Callable
 
@@ -6,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genzoo.nets.conditions import Condition, given, widths
 from genzoo.nets.conv import zero
 from genzoo.nets.unet import heads
 
@@ -24,7 +26,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, kept: Tensor | None = None, place: int = 0) -> Tensor:
-        """x (n, length, d) -> the same shape; with `kept`, of `empty`, x (n, 1, d) is what stands at `place`."""
+        """x (n, length, d) -> the same shape; with `kept`, of `empty`, x is what stands from `place` on: a sequence's
+        start at 0, or (n, 1, d) of a single place."""
         x = x + self.dropout(self.out(self.attended(self.norm1(x), kept, place)))
         return x + self.dropout(self.perceptron(self.norm2(x)))
 
@@ -32,9 +35,10 @@ class Block(nn.Module):
         parts = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = parts  # (n, heads, length, head_dim) each
         if kept is not None:
-            kept[:, :, :, place] = parts[1:, :, :, 0]
-            k, v = kept[:, :, :, : place + 1]
-        return F.scaled_dot_product_attention(q, k, v, is_causal=kept is None).transpose(1, 2).flatten(2)
+            end = place + x.shape[1]
+            kept[:, :, :, place:end] = parts[1:]
+            k, v = kept[:, :, :, :end].to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=x.shape[1] > 1).transpose(1, 2).flatten(2)
 
     def empty(self, n: int, length: int) -> Tensor:
         """Room for keys and values: (2, n, heads, length, head_dim)."""
@@ -46,7 +50,8 @@ class Transformer(nn.Module):
     """Sequences of `length` codes, one of `codes` each -> the logits of every code given those before it.
 
     width: a quarter of the embeddings' width d; blocks: a third of the transformer's, as of genzoo.nets.dit.
-    classes: that a sequence may be told, by the token that it begins with; 0 for none.
+    condition: what y says, of genzoo.nets; its tokens stand before the codes (Ramesh et al. 2021), its vector is added
+    to the token that the codes begin with. Raises ValueError for one that gives maps.
     dropout: share of what each branch adds that training leaves out.
     tied: logits are products with the embeddings of the codes (Press & Wolf 2017), instead of other weights.
     """
@@ -57,14 +62,18 @@ class Transformer(nn.Module):
         length: int,
         width: int,
         blocks: int = 2,
-        classes: int = 0,
+        condition: Condition | None = None,
         dropout: float = 0.0,
         tied: bool = True,
     ) -> None:
         super().__init__()
-        dim = 4 * width
-        self.length = length
-        self.begin = nn.Parameter(SPREAD * torch.randn(1 + classes, dim))  # of no class, and what each class adds
+        dim, (vector, tokens, maps) = 4 * width, widths(condition)
+        if maps:
+            raise ValueError("a transformer of codes takes no maps: set condition to classes, layout, text or none")
+        self.length, self.condition = length, condition
+        self.begin = nn.Parameter(SPREAD * torch.randn(dim))
+        self.vector = nn.Linear(vector, dim) if vector else None
+        self.prefix = nn.Linear(tokens, dim) if tokens else None
         self.embedding = nn.Embedding(codes, dim)
         nn.init.normal_(self.embedding.weight, std=SPREAD)
         self.places = nn.Parameter(SPREAD * torch.randn(length, dim))
@@ -74,34 +83,38 @@ class Transformer(nn.Module):
         self.out = None if tied else nn.Parameter(SPREAD * torch.randn(codes, dim))
         self.bias = nn.Parameter(torch.zeros(codes))
 
-    def forward(self, ids: Tensor, told: Tensor) -> Tensor:
-        """ids (n, length), told (n, classes) 1 for a sequence's class -> (n, length, codes).
+    def forward(self, ids: Tensor, y: Tensor | None = None) -> Tensor:
+        """ids (n, length), y of the condition, None for its null -> (n, length, codes).
 
-        The logits of place i follow from `told` and the ids of the places 0, ..., i - 1.
+        The logits of place i follow from y and the ids of the places 0, ..., i - 1.
         """
-        h = torch.cat([self.start(told)[:, None], self.embedding(ids[:, :-1])], dim=1) + self.places
+        h = torch.cat([self.start(y, len(ids)), self.embedding(ids[:, :-1]) + self.places[1:]], dim=1)
         for block in self.blocks:
             h = block(h)
-        return self.logits(h)
+        return self.logits(h[:, -self.length :])
 
-    def unrolled(self, told: Tensor, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def unrolled(self, n: int, y: Tensor | None, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
         """(n, length) ids, those of each place i being choose(logits (n, codes), i), told of those chosen before.
 
         Each place costs one call of the blocks, which keep their keys and values.
         """
-        kept = [block.empty(len(told), self.length) for block in self.blocks]
-        h, ids = self.start(told), []
-        for i, place in enumerate(self.places):
-            h = (h + place)[:, None]  # (n, 1, d)
+        h, ids, end = self.start(y, n), [], 0
+        kept = [block.empty(n, h.shape[1] + self.length - 1) for block in self.blocks]
+        for i in range(self.length):
+            if ids:
+                h = (self.embedding(ids[-1]) + self.places[i])[:, None]  # (n, 1, d)
             for block, pairs in zip(self.blocks, kept, strict=True):
-                h = block(h, pairs, i)
-            ids.append(choose(self.logits(h)[:, 0], i))
-            h = self.embedding(ids[-1])
+                h = block(h, pairs, end)
+            end += h.shape[1]
+            ids.append(choose(self.logits(h[:, -1]), i))
         return torch.stack(ids, dim=1)
 
-    def start(self, told: Tensor) -> Tensor:
-        """(n, d), what stands before the first code."""
-        return self.begin[0] + told.to(self.begin) @ self.begin[1:]
+    def start(self, y: Tensor | None, n: int) -> Tensor:
+        """(n, tokens + 1, d), what stands before the first code."""
+        vector, tokens, _ = given(self.condition, y, n)
+        begin = (self.begin + self.places[0]).expand(n, -1)
+        begin = (begin if self.vector is None else begin + self.vector(vector))[:, None]
+        return begin if self.prefix is None else torch.cat([self.prefix(tokens), begin], dim=1)
 
     def logits(self, h: Tensor) -> Tensor:
         return F.linear(self.norm(h), self.embedding.weight if self.out is None else self.out, self.bias)

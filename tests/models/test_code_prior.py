@@ -16,6 +16,8 @@ from genzoo.data.digits import digits
 from genzoo.generator import HasLikelihood, TakesClasses
 from genzoo.metrics.draw import draw, per_image
 from genzoo.models.code_prior import CodePrior, inverted
+from genzoo.nets.conditions import Classes, Condition
+from genzoo.nets.text import Text
 from genzoo.nets.transformer import Transformer
 
 SHAPE = (1, 4, 4)
@@ -39,8 +41,10 @@ class Levels(nn.Module):
         return self.level.detach()[ids][:, None].repeat_interleave(step, 2).repeat_interleave(step, 3)
 
 
-def prior(codes: int = 4, side: int = 4, width: int = 8, lr: float = 1e-2, **options) -> CodePrior:
-    net = partial(Transformer, width=width, blocks=1)
+def prior(
+    codes: int = 4, side: int = 4, width: int = 8, lr: float = 1e-2, condition: Condition | None = None, **options
+) -> CodePrior:
+    net = partial(Transformer, width=width, blocks=1, condition=condition)
     return CodePrior(SHAPE, partial(torch.optim.Adam, lr=lr), Levels(codes, side), net, **options)
 
 
@@ -117,9 +121,9 @@ def test_a_markov_source_is_learned_to_its_entropy_and_drawn_from() -> None:
 # --- Sampling.
 
 
-def exact(model: CodePrior, every: Tensor, told: Tensor) -> Tensor:
+def exact(model: CodePrior, every: Tensor) -> Tensor:
     """p(s) of sequences (m, L) by the softmax of one full call."""
-    log_p = torch.log_softmax(model.net(every, told).double(), dim=2)
+    log_p = torch.log_softmax(model.net(every).double(), dim=2)
     return log_p.gather(2, every[..., None])[..., 0].sum(1).exp()
 
 
@@ -128,7 +132,7 @@ def test_samples_follow_the_model() -> None:
     """Counts of all 81 sequences against their probabilities (chi-square)."""
     model = scrambled(prior(codes=3, side=2), std=0.25)
     every = torch.tensor(list(product(range(3), repeat=4)))
-    expected = 20_000 * exact(model, every, torch.zeros(81, 0))
+    expected = 20_000 * exact(model, every)
     assert expected.max() > 3 * expected.median() and expected.min() > 5
     counts = (model.draw(20_000).flatten(1) @ torch.tensor([27, 9, 3, 1])).bincount(minlength=81)
     assert stats.chisquare(counts, expected * 20_000 / expected.sum()).pvalue > 1e-3
@@ -138,7 +142,7 @@ def greedy(model: CodePrior, n: int) -> Tensor:
     """The likeliest code at each place by full calls of the net, one a place."""
     ids = torch.zeros(n, 16, dtype=torch.int64)
     for place in range(16):
-        ids[:, place] = model.net(ids, torch.zeros(n, 0))[:, place].argmax(1)
+        ids[:, place] = model.net(ids)[:, place].argmax(1)
     return ids.view(n, 4, 4)
 
 
@@ -158,7 +162,7 @@ def test_temperature_and_top_k_cut_the_law() -> None:
     for temperature, top_k, kept in ((1.0, 0, range(4)), (0.5, 0, range(4)), (2.0, 2, (0, 2))):
         model = prior(temperature=temperature, top_k=top_k)
         weights = torch.zeros(4).index_copy(0, torch.tensor(list(kept)), torch.exp(logits[0, list(kept)] / temperature))
-        shares = model.chosen(logits.expand(4000, 4), u).bincount(minlength=4) / 4000
+        shares = model.picked(logits.expand(4000, 4), u).bincount(minlength=4) / 4000
         torch.testing.assert_close(shares, weights / weights.sum(), rtol=0, atol=1e-3)
 
 
@@ -172,7 +176,7 @@ def test_impossible_codes_are_never_drawn() -> None:
 
 @torch.no_grad()
 def test_an_image_is_the_same_in_any_batch() -> None:
-    model = scrambled(prior(classes=3))
+    model = scrambled(prior(condition=Classes(3, 8)))
     alone, together = (draw(model.sample, 8, batch_size=size, seed=5) for size in (3, 8))
     assert torch.equal(alone, together)
     with per_image(5, 0, 8):
@@ -189,22 +193,22 @@ def constant(n: int) -> tuple[Tensor, Tensor]:
 
 
 def test_classes_are_learned_counted_and_drawn() -> None:
-    model = prior(side=2, classes=3, dropout=0.2)
+    model = prior(side=2, condition=Classes(3, 8), dropout=0.2)
     assert isinstance(model, TakesClasses)
     learn(model, [constant(64) for _ in range(60)])
     model.eval()
     y = torch.arange(60) % 3
     assert (model.draw(60, y) == y[:, None, None]).float().mean() > 0.97
     assert (model.sample(60, y)[:, 0, 0, 0] == model.first_stage.level[y]).float().mean() > 0.9
-    model.after_fit([(torch.zeros(10, 2, 2), torch.tensor([0] * 9 + [2]))])
-    torch.testing.assert_close(model.shares, torch.tensor([0.9, 0.0, 0.1]))
+    model.after_fit([(torch.zeros(10, 2, 2, dtype=torch.int64), torch.tensor([0] * 9 + [2]))])
+    assert model.asks.bincount().tolist() == [900, 0, 100]
     drawn = model.draw(400)[:, 0, 0].bincount(minlength=4) / 400
     assert abs(drawn[0] - 0.9) < 0.06 and drawn[1] < 0.04
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_dropped_labels_are_not_told(share: float) -> None:
-    model, ids = scrambled(prior(classes=3, dropout=share)), torch.randint(4, (6, 4, 4))
+    model, ids = scrambled(prior(condition=Classes(3, 8), dropout=share)), torch.randint(4, (6, 4, 4))
     a, b = (model.loss(ids, torch.full((6,), y))["loss"].item() for y in (0, 2))
     assert (a == b) == (share == 1.0)
 
@@ -216,36 +220,50 @@ def test_guidance_leads_from_no_class_to_the_class_and_beyond() -> None:
 
     def model(scale: float) -> CodePrior:
         torch.manual_seed(1)
-        return scrambled(prior(classes=3, guidance=scale))
+        return scrambled(prior(condition=Classes(3, 8), guidance=scale))
 
     def logits(scale: float) -> Tensor:
         guided, seen = model(scale), []
-        guided.chosen = lambda logits, u: (seen.append(logits), ids[:, len(seen) - 1])[1]
+        guided.picked = lambda logits, u: (seen.append(logits), ids[:, len(seen) - 1])[1]
         assert torch.equal(guided.draw(2, y).flatten(1), ids)
         return torch.stack(seen, dim=1)
 
     none, told, beyond = map(logits, (0.0, 1.0, 3.0))
     torch.testing.assert_close(beyond, none + 3 * (told - none), rtol=0, atol=1e-4)
     net = model(1.0).net
-    torch.testing.assert_close(none, net(ids, torch.zeros(2, 3)), rtol=0, atol=1e-5)
-    torch.testing.assert_close(told, net(ids, torch.eye(3)[:1].expand(2, 3)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(none, net(ids), rtol=0, atol=1e-5)
+    torch.testing.assert_close(told, net(ids, y), rtol=0, atol=1e-5)
     assert (none - told).abs().max() > 0.1
 
 
 def test_classes_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="trained without classes"):
         prior().sample(2, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="give 2 of the classes 0 to 2"):
-        prior(classes=3).sample(2, torch.tensor([0, 3]))
-    with pytest.raises(ValueError, match="the data has no classes"):
-        prior(classes=3).loss(torch.zeros(2, 4, 4, dtype=torch.int64))
+    told = prior(condition=Classes(3, 8))
+    with pytest.raises(ValueError, match="knows the classes 0 to 2"):
+        told.sample(2, torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="the data has none: set condition=none"):
+        told.loss(torch.zeros(2, 4, 4, dtype=torch.int64))
+
+
+def test_the_order_of_words_is_learned() -> None:
+    """Two words, of which the first names the left column of codes and the second the right one."""
+    torch.manual_seed(0)
+    words = torch.tensor([list(b"zero one "), list(b"one zero "), list(b"zero zero"), list(b"one one  ")]).byte()
+    columns = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1]])
+    model = prior(codes=2, side=2, lr=3e-3, condition=Text(9, 16, words=64, slots=4))
+    which = [torch.randint(4, (64,)) for _ in range(150)]
+    learn(model, [(columns[i][:, None].expand(-1, 2, -1).contiguous(), words[i]) for i in which])
+    model.eval()
+    drawn = model.draw(80, words.repeat(20, 1))
+    assert (drawn == columns.repeat(20, 1)[:, None]).float().mean() > 0.97
 
 
 # --- The first stage.
 
 
 def test_the_first_stage_stays_frozen() -> None:
-    model = prior(side=2, classes=3)
+    model = prior(side=2, condition=Classes(3, 8))
     before = {name: p.clone() for name, p in model.first_stage.named_parameters()}
     model.train()
     assert model.net.training and not model.first_stage.training
@@ -274,11 +292,11 @@ def test_training_images_are_encoded_once_and_others_when_seen(settings, flip: b
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"temperature": 0.0}, "model.temperature=0.0: give a number above 0, or model.top_k=1 for greedy"),
+        ({"temperature": 0.0}, "temperature=0.0: give a number above 0, or top_k=1 for greedy"),
         ({"temperature": math.nan}, "give a number above 0"),
         ({"temperature": math.inf}, "give a number above 0"),
-        ({"top_k": 5}, "model.top_k=5: give 1 to 4"),
-        ({"top_k": -1}, "model.top_k=-1"),
+        ({"top_k": 5}, "top_k=5: give 1 to 4"),
+        ({"top_k": -1}, "top_k=-1"),
         ({"codes": 0}, "first_stage has no codes: take a run of autoencoder_vq"),
     ],
 )
@@ -296,7 +314,7 @@ def test_other_first_stages_are_refused(settings) -> None:
 
 
 def test_what_tables_say_of_it() -> None:
-    model = prior(classes=3, temperature=0.9, top_k=2, guidance=1.5)
+    model = prior(condition=Classes(3, 8), temperature=0.9, top_k=2, guidance=1.5)
     assert (model.family, model.nfe, prior(side=2).nfe) == ("VQ prior", 32, 4)
     drawn = "decoder of 4x4 codes drawn one by one from a causal transformer"
     assert model.sampling == f"{drawn}, temperature 0.9, of the 2 likeliest, guidance 1.5"

@@ -1,31 +1,43 @@
-"""The causal transformer: torch's own layer, what may not look ahead, and codes one by one against all at once."""
+"""The causal transformer: torch's own layer, what may not look ahead, codes one by one against all at once, and what is
+told before them."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genzoo.nets.conditions import Classes, Condition, Layout
+from genzoo.nets.maps import Maps
+from genzoo.nets.text import Text
 from genzoo.nets.transformer import Block, Transformer
 
-CODES, LENGTH, CLASSES = 7, 10, 3
+CODES, LENGTH = 7, 10
+TOLD = {
+    "classes": (lambda: Classes(3, 8), lambda n: torch.arange(n) % 3),
+    "text": (lambda: Text(6, 16, words=64, slots=4), lambda n: torch.randint(97, 123, (n, 6), dtype=torch.uint8)),
+    "layout": (
+        lambda: Layout(3, 2, 16),
+        lambda n: torch.cat([torch.randint(3, (n, 2, 1)).float(), torch.rand(n, 2, 4)], dim=2),
+    ),
+}
 
 
-def net(**options) -> Transformer:
+def net(condition: Condition | None = None, **options) -> Transformer:
     """Off the zeros at which blocks are the identity."""
-    made = Transformer(CODES, LENGTH, width=8, blocks=1, classes=CLASSES, **options).eval()
+    made = Transformer(CODES, LENGTH, width=8, blocks=1, condition=condition, **options).eval()
     for p in made.parameters():
         nn.init.normal_(p, std=0.3)
     return made
 
 
-def batch(n: int = 4) -> tuple[Tensor, Tensor]:
-    """ids (n, LENGTH) and told (n, CLASSES)."""
-    return torch.randint(CODES, (n, LENGTH)), F.one_hot(torch.arange(n) % CLASSES, CLASSES).float()
+def batch(told: str = "classes", n: int = 4) -> tuple[Tensor, Tensor]:
+    """ids (n, LENGTH) and the conditions of n rows."""
+    return torch.randint(CODES, (n, LENGTH)), TOLD[told][1](n)
 
 
 tied_or_not = pytest.mark.parametrize("tied", [True, False])
+told_each = pytest.mark.parametrize("told", TOLD)
 
 
 @pytest.mark.parametrize("dim", [16, 64, 192])
@@ -57,40 +69,48 @@ def test_blocks_start_as_the_identity() -> None:
     assert torch.equal(Block(32)(x), x)
 
 
-@tied_or_not
-def test_a_code_changes_nothing_before_it(tied: bool) -> None:
-    model, (ids, told) = net(tied=tied), batch()
-    before = model(ids, told)
+@told_each
+def test_a_code_changes_nothing_before_it(told: str) -> None:
+    model, (ids, y) = net(TOLD[told][0]()), batch(told)
+    before = model(ids, y)
     for k in range(LENGTH):
         changed = ids.clone()
         changed[:, k] = (ids[:, k] + 1) % CODES
-        after = model(changed, told)
+        after = model(changed, y)
         assert torch.equal(after[:, : k + 1], before[:, : k + 1])  # entry k tells code k of those before it
         differs = (after != before).flatten(2).any(2)
         assert differs[:, k + 1 :].all()
 
 
 @tied_or_not
-def test_one_by_one_is_all_at_once(tied: bool) -> None:
-    model, (ids, told) = net(tied=tied), batch()
+@told_each
+def test_one_by_one_is_all_at_once(told: str, tied: bool) -> None:
+    model, (ids, y) = net(TOLD[told][0](), tied=tied), batch(told)
     seen = []
 
     def choose(logits: Tensor, place: int) -> Tensor:
         seen.append(logits)
         return ids[:, place]
 
-    assert torch.equal(model.unrolled(told, choose), ids)
-    torch.testing.assert_close(torch.stack(seen, dim=1), model(ids, told), rtol=0, atol=1e-5)
+    assert torch.equal(model.unrolled(len(ids), y, choose), ids)
+    torch.testing.assert_close(torch.stack(seen, dim=1), model(ids, y), rtol=0, atol=1e-5)
 
 
-def test_places_and_classes_are_seen() -> None:
-    """All codes alike, logits still depend on the place and on the class; no class differs from each."""
-    model = net()
-    ids = torch.zeros(CLASSES + 1, LENGTH, dtype=torch.int64)
-    logits = model(ids, torch.cat([torch.eye(CLASSES), torch.zeros(1, CLASSES)]))
-    flat = logits.flatten(1)
-    assert torch.cdist(flat, flat).fill_diagonal_(math.inf).min() > 0.1
+@told_each
+def test_places_and_conditions_are_seen(told: str) -> None:
+    """All codes alike, logits still depend on the place and, at each, on what is told; none differs from each."""
+    condition, y = TOLD[told][0](), TOLD[told][1](3)
+    model, ids = net(condition), torch.zeros(4, LENGTH, dtype=torch.int64)
+    logits = model(ids, torch.cat([y, condition.null(1)]))
+    for place in range(LENGTH):
+        assert torch.pdist(logits[:, place]).min() > 1e-3
     assert torch.cdist(logits[0], logits[0]).fill_diagonal_(math.inf).min() > 0.01
+    assert torch.equal(model(ids), model(ids, condition.null(4)))
+
+
+def test_maps_are_refused() -> None:
+    with pytest.raises(ValueError, match="takes no maps: set condition to"):
+        net(Maps((1, 4, 4), 1))
 
 
 def test_tied_logits_use_the_embeddings() -> None:
@@ -98,24 +118,24 @@ def test_tied_logits_use_the_embeddings() -> None:
         dict(Transformer(CODES, LENGTH, width=8, tied=tied).named_parameters()).keys() for tied in (True, False)
     )
     assert free - tied == {"out"}
-    model, (ids, told) = net(), batch()
-    before = model(ids, told)[:, 0]
+    model, ids = net(), batch()[0]
+    before = model(ids)[:, 0]
     with torch.no_grad():
         model.embedding.weight[2] += 1  # no first code has been read: only the row of code 2 can tell
-    changed = model(ids, told)[:, 0] != before
+    changed = model(ids)[:, 0] != before
     assert changed[:, 2].all() and changed.sum() == len(ids)
 
 
 def test_a_single_code() -> None:
     model = Transformer(CODES, 1, width=8)
-    ids, told = torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 0)
-    logits = model(ids, told)
+    ids = torch.zeros(3, 1, dtype=torch.int64)
+    logits = model(ids)
     assert logits.shape == (3, 1, CODES) and torch.equal(logits[0], logits[1])
-    assert torch.equal(model.unrolled(told, lambda logits, _: logits.argmax(1)), logits.argmax(2))
+    assert torch.equal(model.unrolled(3, None, lambda logits, _: logits.argmax(1)), logits.argmax(2))
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    model, given = net(dropout=0.5), batch()
+    model, given = net(TOLD["classes"][0](), dropout=0.5), batch()
     assert torch.equal(model(*given), model(*given))
     model.train()
     assert not torch.equal(model(*given), model(*given))
