@@ -81,3 +81,12 @@ def test_the_ratio_is_per_multiply_add_where_these_differ() -> None:
     assert "**3.00**" in cells(0.96e9) and "per multiply-add" not in cells(0.96e9)
     assert "**1.50**" in cells(0.5e9) and "per multiply-add" in cells(0.5e9)
     assert cells(1e9).count("|") == HEAD.splitlines()[0].count("|")
+
+
+def test_a_run_and_a_bare_loop_take_turns() -> None:
+    """Both warm up once, then are timed as often."""
+    (race,) = import_module("experiments.benchmarks.overhead").races(steps=(1,), sizes=(8,))
+    result = race.measured(1)
+    assert len(result.ours) == len(result.theirs) == 4
+    assert min(result.ours + result.theirs) > 0
+    assert row(race, 1).startswith("| DDPM training loop, 1 steps, 1x8x8 | bare loop |")

@@ -1,26 +1,32 @@
-"""What the framework costs: a run's training, with averages, checks, curves and progress bar, against a bare loop."""
+"""What the framework costs: a run's training, with averages, checks, curves and progress bar, against a bare loop.
+
+The two take turns within the run, a few steps each: what the machine does to one it does to the other."""
 
 import contextlib
 import io
+import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from pytorch_lightning import Callback, Trainer
 
-from experiments.benchmarks.race import Race, Seconds
+from experiments.benchmarks.race import Joint, Result
 from genzoo import run, runs
-from genzoo.budget import Budget
 from genzoo.command import conf_folder, hush, plain
 from genzoo.data.splits import Images, Splits
+from genzoo.generator import Generator
 
-STEPS, BATCH = 40, 64
+BATCH = 64
+TURNS = 4  # of each side a repeat
+LOGGED = 31  # steps between two points of the curves, as in a run of data=digits: 400,000 images, 200 points
 
 
 def noise(size: int, n: int = 1024) -> Splits:
@@ -42,36 +48,59 @@ def settings(folder: str, size: int, steps: int, *more: str, batch: int = BATCH,
     return {**composed, "data": {**composed["data"], **data}}
 
 
-def ours(size: int, steps: int = STEPS) -> Seconds:
-    """Seconds of training that the run itself counts; its one validation and its checkpoints are no training."""
+class Turns(Callback):
+    """After every k steps of the run, k of `step`, and the seconds of both; the first turn of each warms up."""
+
+    def __init__(self, step: Callable[[], None], k: int) -> None:
+        self.step, self.k = step, k
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.k == 0:
+            start = time.perf_counter()
+            for _ in range(self.k):
+                self.step()
+            end = time.perf_counter()
+            self.ours.append(start - self.since)
+            self.theirs.append(end - start)
+            self.since = time.perf_counter()
+
+
+def turns(size: int, k: int, repeats: int) -> Result:
+    """TURNS * repeats turns of k steps each, of a run and of `bare`."""
     hush()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        given = settings(folder, size, steps)
+        steps = k * (1 + TURNS * repeats)
+        given = settings(folder, size, steps, f"+callbacks.curves.points={math.ceil(steps / LOGGED)}")
         torch.manual_seed(0)
-        model = runs.build(given)
+        model, both = runs.build(given), Turns(bare(size), k)
         trainer = run.make_trainer(given, Path(folder), model)
+        trainer.callbacks.append(both)  # the last: all that happens after a step is the run's
         trainer.fit(model, instantiate(given["data"], _convert_="all"))
-        return Seconds(run.find(trainer, Budget).seconds)
+    return Result(both.ours[1:], both.theirs[1:], difference=float("nan"))
 
 
-def bare(size: int, steps: int = STEPS) -> Seconds:
-    """Seconds of the same steps of the same model: loss, gradients, their norm limited, optimiser."""
-    torch.manual_seed(0)
-    given = settings("unused", size, steps)
+def bare(size: int) -> Callable[[], None]:
+    """A step of the same model: loss, gradients, their norm limited, optimiser."""
+    given = settings("unused", size, 1)
     model, data = runs.build(given), instantiate(given["data"], _convert_="all")
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.epoch()]
+    batches = cycle([data.on_after_batch_transfer(batch, 0) for batch in data.epoch()])
     optimizer = model.configure_optimizers()
-    start = time.perf_counter()
-    for x, y in islice(cycle(batches), steps):
+
+    def step() -> None:
+        x, y = next(batches)
         optimizer.zero_grad()
         model.loss(x, y)["loss"].backward()
         model.clip_gradients_of(optimizer)
         optimizer.step()
-    return Seconds(time.perf_counter() - start)
+
+    return step
 
 
-def races() -> Iterator[Race]:
-    for size, steps in ((8, STEPS), (32, STEPS // 8)):
-        yield Race(
-            f"DDPM training loop, 1x{size}x{size}", "bare loop", partial(ours, size, steps), partial(bare, size, steps)
-        )
+def races(steps: tuple[int, ...] = (5, 1), sizes: tuple[int, ...] = (8, 32)) -> Iterator[Joint]:
+    for size, k in zip(sizes, steps, strict=True):
+        yield Joint(f"DDPM training loop, {k} steps, 1x{size}x{size}", "bare loop", partial(turns, size, k))

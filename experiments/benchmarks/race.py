@@ -41,6 +41,16 @@ class Race(NamedTuple):
         return quotient if abs(quotient - 1) > 0.05 else 1.0
 
 
+class Joint(NamedTuple):
+    """A race that times both sides itself: measured(repeats) -> Result."""
+
+    work: str
+    peer: str
+    measured: Callable[[int], "Result"]
+    costs: None = None
+    handicap: float = 1.0
+
+
 class Absent(NamedTuple):
     """A race without its peer, and why."""
 
@@ -81,14 +91,14 @@ def relative(a: Any, b: Any) -> float:
     return float(np.max(np.abs(a - b) / np.maximum(np.abs(b), 1e-12)))
 
 
-def row(race: Race | Absent, repeats: int) -> str:
+def row(race: Race | Joint | Absent, repeats: int) -> str:
     """Run it, and a row of the table in Markdown."""
     if isinstance(race, Absent):
         return f"| {race.work} | {race.peer} | | | {race.why} | | | |"
-    return in_words(race, run(race, repeats))
+    return in_words(race, race.measured(repeats) if isinstance(race, Joint) else run(race, repeats))
 
 
-def in_words(race: Race, result: Result) -> str:
+def in_words(race: Race | Joint, result: Result) -> str:
     """A row of the table in Markdown."""
     ratios = [ratio * race.handicap for ratio in result.ratios]
     cells = [
@@ -107,7 +117,7 @@ def clock(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def sizes(race: Race) -> tuple[str, str]:
+def sizes(race: Race | Joint) -> tuple[str, str]:
     """Parameters and multiply-adds of ours / of theirs."""
     if race.costs is None:
         return "", ""
