@@ -39,9 +39,10 @@ def epoch_flips(sizes: Iterable[int], seed: int, epoch: int, rank: int = 0) -> I
 
 
 def mirror(x: Tensor, mask: Tensor) -> Tensor:
-    """x (n, C, H, W) with the images where mask (n,) is true flipped left to right, in place."""
-    rows = mask.nonzero()[:, 0].to(x.device, non_blocking=True)  # counted on the host, where masks are drawn
-    return x.index_copy_(0, rows, x.index_select(0, rows).flip(-1))
+    """x (n, C, H, W) with the images where mask (n,) is true flipped left to right."""
+    # one of each two rows: on a CPU index_copy_ and torch.where cost several times as much
+    row = torch.arange(len(x)) + len(x) * mask
+    return torch.cat([x, x.flip(-1)]).index_select(0, row.to(x.device, non_blocking=True))
 
 
 def take(images: Images, index: Tensor, mask: Tensor | None = None) -> Batch:
@@ -49,7 +50,7 @@ def take(images: Images, index: Tensor, mask: Tensor | None = None) -> Batch:
     x, y = images
     index = index.to(x.device, non_blocking=True)
     batch = x.index_select(0, index)  # 18 times as fast as x[index] on a CPU
-    return batch if mask is None else mirror(batch, mask), None if y is None else y[index]
+    return batch if mask is None else mirror(batch, mask), None if y is None else y.index_select(0, index)
 
 
 def batches_of_epoch(
