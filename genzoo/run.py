@@ -19,6 +19,7 @@ from genzoo.budget import NEVER, Budget
 from genzoo.callbacks import Judge, averaged
 from genzoo.checkpoints import LastCheckpoint, newest
 from genzoo.command import command, ending, plain
+from genzoo.data.datamodule import DataModule
 from genzoo.files import sweep_parts, write_bytes
 from genzoo.finite import NotFinite
 from genzoo.generator import Generator, HasAfterFit
@@ -123,30 +124,19 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
         finetune.begin(settings, folder, model, trainer)
     find(trainer, Judge).score = score.quick if score else None
     refuse_condition(settings, model)
-    if trainer.accumulate_grad_batches > 1 and not model.automatic_optimization:
-        raise ValueError(
-            f"trainer.accumulate_grad_batches: {model.family} has two players; lower data.batch_size instead"
-        )
+    refuse_accumulation(trainer, model)
     with enough_memory(settings, model):
         trainer.fit(model, data, ckpt_path=newest(folder / runs.CHECKPOINTS), weights_only=True)
     pl.seed_everything(settings["seed"], verbose=False)  # as if it had not been stopped in between
-    budget = find(trainer, Budget)
     model.to(device)  # Lightning leaves it on the CPU
-    if isinstance(model, HasAfterFit):
-        data.trainer = None  # whose loaders give this process's share of the images
-        with averaged(trainer, model):
-            if trainer.is_global_zero:
-                model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
-        find(trainer, LastCheckpoint).save(trainer)
-    share_buffers(trainer, model)
+    complete(trainer, model, data)
+    budget = find(trainer, Budget)
     with averaged(trainer, model):
         judged = score(model) if score else unscored(model)
         if not trainer.is_global_zero:
             return judged.record
-        costs = cost(model, budget.seconds, budget.multiply_adds) | {
-            "precision": trainer.precision,
-            "sampling_precision": sampling_precision(model),
-        }
+        precisions = {"precision": trainer.precision, "sampling_precision": sampling_precision(model)}
+        costs = cost(model, budget.seconds, budget.multiply_adds) | precisions
         more = showcase(model, *data.split("test"))
     runs.save_gallery(folder, judged, data.split("test").x, more)
     metrics = {
@@ -167,6 +157,17 @@ def train(settings: dict[str, Any], folder: Path, overrides: list[str]) -> dict[
     return metrics
 
 
+def complete(trainer: pl.Trainer, model: Generator, data: DataModule) -> None:
+    """What a family estimates once its weights are final, from all training images, for every process."""
+    if isinstance(model, HasAfterFit):
+        data.trainer = None  # whose loaders give this process's share of the images
+        with averaged(trainer, model):
+            if trainer.is_global_zero:
+                model.after_fit(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
+        find(trainer, LastCheckpoint).save(trainer)
+    share_buffers(trainer, model)
+
+
 def refuse_condition(settings: dict[str, Any], model: Generator) -> None:
     """Raises ValueError for a condition that this family would not listen to."""
     asked = settings["condition"]
@@ -176,6 +177,14 @@ def refuse_condition(settings: dict[str, Any], model: Generator) -> None:
         raise ValueError(f"{model.family} knows classes alone: set condition=classes or none, or model=ddpm")
     if not getattr(model, "classes", 0):
         raise ValueError(f"{model.family} is told nothing beside the image: set condition=none")
+
+
+def refuse_accumulation(trainer: pl.Trainer, model: Generator) -> None:
+    """Raises ValueError for batches in parts where a family has two optimisers."""
+    if trainer.accumulate_grad_batches > 1 and not model.automatic_optimization:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches: {model.family} has two players; lower data.batch_size instead"
+        )
 
 
 @contextmanager

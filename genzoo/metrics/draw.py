@@ -1,4 +1,5 @@
-"""Drawing samples: image i follows from (seed, i) alone, whatever the batch size, the device or the processes."""
+"""Drawing samples: image i follows from (seed, i) alone, whatever the batch size or the processes; on another
+device alike but for rounding."""
 
 import hashlib
 from collections.abc import Callable, Iterator
