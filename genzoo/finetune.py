@@ -20,8 +20,8 @@ from genzoo.data.splits import Images
 from genzoo.files import write_whole
 from genzoo.generator import Batch, Generator, TakesClasses, chosen_classes
 from genzoo.metrics.draw import draw, per_image
-from genzoo.models.diffusion import Diffusion
 from genzoo.models.latent import Latent
+from genzoo.nets.conditions import Told
 from genzoo.nets.lora import base
 
 log = logging.getLogger("genzoo")
@@ -149,7 +149,7 @@ def drawn(run: str, n: int, seed: int, device: torch.device) -> Images:
 def asked(model: Generator, n: int) -> Tensor | None:
     """What a model draws n images of when it is asked for nothing."""
     model = model.generator if isinstance(model, Latent) else model
-    if isinstance(model, Diffusion):
+    if isinstance(model, Told):
         return model.chosen(n, None)
     return chosen_classes(model, n, None) if isinstance(model, TakesClasses) else None
 
@@ -178,8 +178,8 @@ class Preserve(Callback):
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
         x, y = self.prior
         x = [to_float(part.to(model.device)) for part in x.split(256)]
-        if isinstance(model, Latent) and model.encoded:  # as the training images are
-            x = map(model.latents, x)
+        if getattr(model, "encoded", False):  # as the training images are
+            x = map(model.latents if isinstance(model, Latent) else model.codes, x)
         self.x, self.y = torch.cat(list(x)), None if y is None else y.to(model.device)
         self.alone = model.training_step
         model.training_step = self.step

@@ -179,20 +179,16 @@ class HasEncode(Protocol, metaclass=Able):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
-class HasSampler(Protocol, metaclass=Able):
-    """A sampler over a number of steps that may be exchanged after training; `nfe` counts the last draw's calls."""
+class HasDenoiser(Protocol, metaclass=Able):
+    """denoiser(y) -> denoise(x, sigma) -> x0_hat, where x = x0 + sigma * noise, and a sampler over a number of steps.
+
+    sigmas: (T,) rising noise levels of training; grid: (sigmas, steps) -> falling ones, which the sampler takes;
+    sigma_grid: the grid in use. nfe: calls of the last draw.
+    """
 
     sampler: Callable[..., Tensor]
     steps: int
     nfe: float
-
-
-class HasDenoiser(HasSampler, Protocol, metaclass=Able):
-    """denoiser(y) -> denoise(x, sigma) -> x0_hat, where x = x0 + sigma * noise, and the grids that its sampler takes.
-
-    sigmas: (T,) rising noise levels of training; grid: (sigmas, steps) -> falling ones; sigma_grid: the grid in use.
-    """
-
     sigmas: Tensor
     grid: Callable[[Tensor, int], Tensor]
 

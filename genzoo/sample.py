@@ -1,5 +1,6 @@
 """python -m genzoo.sample run=outputs/... n=64: images from a finished run, as samples.npz and a grid."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -52,10 +53,11 @@ def check_exchange(settings: dict[str, Any]) -> None:
         check_whole("steps", settings["steps"], 1)
     if settings.get("top_k") is not None:
         check_whole("top_k", settings["top_k"], 0)
-    if (temperature := settings.get("temperature")) is not None and not is_number(temperature):
+    temperature = settings.get("temperature")
+    if temperature is not None and not (is_number(temperature) and 0 < temperature < math.inf):
         raise ValueError(f"temperature={temperature}: give a number above 0, or null for the model's own")
     scale, interval = settings["guidance"]["scale"], settings["guidance"]["interval"]
-    if scale is not None and not is_number(scale):
+    if scale is not None and not (is_number(scale) and math.isfinite(scale)):
         raise ValueError(f"guidance.scale={scale}: give a number, or null for the model's own")
     if interval is None:
         return
@@ -103,9 +105,9 @@ def ready(out: str) -> Path:
 
 
 def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
-    """Give a trained model another `sampler`, `spacing` (its grid) or number of `steps`, another `temperature` or
-    `top_k` of its codes, another `guidance` or a `guide`, the folder of the run whose weaker model shows what to keep
-    away from; None leaves what it has.
+    """Give a trained model another `sampler`, `spacing` (its grid) or number of `steps`, another `temperature`,
+    or `top_k` of its codes, another `guidance` or a `guide`, the folder of the run whose weaker model shows what to
+    keep away from; None leaves what it has.
 
     Raises ValueError when it samples in another way.
     """
@@ -120,8 +122,11 @@ def exchange_sampling(model: Generator, settings: dict[str, Any]) -> None:
             raise ValueError(f"{type(model).__name__} has no {key}: leave it out")
     if isinstance(model, HasDenoiser):
         model.grid(model.sigmas, model.steps)  # raises now, not after the first results
+    if hasattr(model, "check_draws"):
+        model.check_draws()
     if guidance and not settings["guide"] and condition_of(model) is None:
-        raise ValueError("this model was trained without classes: leave out guidance, or name a weaker run by guide=")
+        instead = ", or name a weaker run by guide=" if hasattr(model, "guides") else ""
+        raise ValueError(f"this model was trained without a condition: leave out guidance{instead}")
     if guidance:
         model.guidance = guided(model.guidance, guidance)
     if settings["guide"]:

@@ -198,7 +198,7 @@ CASES = [  # module, arguments, culprit, remedy
     (SAMPLE, "run={classes} y=10", "y=10", "classes 0 to 9"),
     (SAMPLE, "run={classes} y=-1", "y=-1", "classes 0 to 9"),
     (SAMPLE, "run={classes} y=[]", "y=[]", "leave out y"),
-    (SAMPLE, "run={ddpm} guidance.scale=2", "without classes", "leave out guidance"),
+    (SAMPLE, "run={ddpm} guidance.scale=2", "without a condition", "leave out guidance"),
     (SAMPLE, "run={classes} guidance.scale=much", "guidance.scale=much", "give a number"),
     (SAMPLE, "run={ddpm} guide={toy}", "guide=", "1x8x8"),
     (SAMPLE, "run={ddpm} out={there}/grey.png", "out=", "name a folder"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from genzoo import export, finetune, runs
+from genzoo.data.datamodule import to_float
 from genzoo.data.splits import Images
 from genzoo.generator import Generator, to_uint8
 from genzoo.nets.lora import LowRank
@@ -175,6 +176,28 @@ def test_the_prior_is_the_first_model_s_own_images_of_what_it_was_asked(first: P
     assert torch.equal(kept.x, x) and torch.equal(kept.y, y)
     finetune.save(Images(x), tmp_path / "p.npz")
     assert finetune.kept(tmp_path / "p.npz").y is None
+
+
+@pytest.mark.parametrize("family", ["ddpm", "consistency", "mean_flow", "code_prior", "vae"])
+def test_every_told_family_is_asked_for_what_training_had(family: str, settings) -> None:
+    model = runs.build(settings(f"model={family}", "condition=classes", "width=8"))
+    if hasattr(model, "asks"):
+        model.asks.copy_(torch.arange(len(model.asks)) % 10)
+    y = finetune.asked(model, 200)
+    assert y.shape == (200,) and len(y.unique()) == 10 and y.max() == 9
+
+
+def test_the_prior_of_a_model_of_codes_is_codes(settings) -> None:
+    model = runs.build(settings("model=code_prior", "condition=classes", "width=8"))
+    x, y = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6)
+    for encoded in (False, True):
+        model.encoded = encoded
+        preserve = finetune.Preserve(Images(x, y), weight=1.0)
+        preserve.on_train_start(None, model)
+        batch = to_float(x)
+        assert torch.equal(preserve.x, model.codes(batch) if encoded else batch)
+        assert model.training_step((batch, y), 0)["prior"].isfinite()
+        preserve.on_train_end(None, model)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,19 @@ def test_a_prior_of_codes_is_drawn_from_otherwise(settings) -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             sample.exchange_sampling(model, asked | options)
-    sample.exchange_sampling(model, {**asked, "temperature": 0.0, "guidance": {}})
-    with pytest.raises(ValueError, match=re.escape("temperature=0.0: give")):
-        model.sample(1)
+    with pytest.raises(ValueError, match=re.escape("top_k=100000: give 1 to")):
+        sample.exchange_sampling(model, {**asked, "top_k": 100_000, "guidance": {}})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0}, "temperature=0: give a number above 0"),
+        ({"temperature": float("nan")}, "temperature=nan: give a number above 0"),
+        ({"top_k": -1}, "top_k=-1: give a whole number of at least 0"),
+        ({"guidance": {"scale": float("nan"), "interval": None}}, "guidance.scale=nan: give a number"),
+    ],
+)
+def test_draws_that_there_cannot_be_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        sample.check_exchange({"steps": None, "guidance": {"scale": None, "interval": None}} | options)

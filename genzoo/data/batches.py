@@ -40,7 +40,7 @@ def epoch_flips(sizes: Iterable[int], seed: int, epoch: int, rank: int = 0) -> I
 
 def mirror(x: Tensor, mask: Tensor) -> Tensor:
     """x (n, C, H, W) with the images where mask (n,) is true flipped left to right."""
-    # one of each two rows: on a CPU index_copy_ and torch.where cost several times as much
+    # row i, or n + i for its mirror image: on a CPU index_copy_ and torch.where cost several times as much
     row = torch.arange(len(x)) + len(x) * mask
     return torch.cat([x, x.flip(-1)]).index_select(0, row.to(x.device, non_blocking=True))
 

@@ -46,12 +46,13 @@ class CodePrior(Told, Generator):
         check_stage(first_stage, self.image_shape)
         self.first_stage = first_stage.requires_grad_(False).eval()
         self.codebook_size, self.size = first_stage.codebook_size, first_stage.latent_shape[1:]  # K, (h, w)
+        self.encoded = False  # whether training batches hold codes
         self.temperature, self.top_k, self.dropout, self.guidance = temperature, top_k, dropout, guidance
-        self.check()
+        self.check_draws()
         self.net = net(codes=self.codebook_size, length=math.prod(self.size))
         self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
 
-    def check(self) -> None:
+    def check_draws(self) -> None:
         """Raises ValueError for a temperature or top_k out of range, which may be exchanged after training."""
         if not self.temperature > 0 or math.isinf(self.temperature):
             raise ValueError(f"temperature={self.temperature}: give a number above 0, or top_k=1 for greedy")
@@ -63,9 +64,13 @@ class CodePrior(Told, Generator):
         return self.condition is not None and self.guidance != 1
 
     @property
+    def calls(self) -> int:
+        """Of the network for each code: guidance 1 needs no null, 0 nothing else."""
+        return 2 if self.guided and self.guidance != 0 else 1
+
+    @property
     def nfe(self) -> float:
-        """A call of the network for each code; two where guided."""
-        return math.prod(self.size) * (2 if self.guided else 1)
+        return math.prod(self.size) * self.calls
 
     @property
     def sampling(self) -> str:
@@ -87,7 +92,7 @@ class CodePrior(Told, Generator):
         """Look at the data, then keep the codes of training images in their place."""
         super().on_fit_start()
         if self.trainer.datamodule is not None:
-            self.trainer.datamodule.encode_training(self.codes)
+            self.encoded = self.trainer.datamodule.encode_training(self.codes)
 
     def codes(self, x: Tensor) -> Tensor:
         """(n, h, w) int64 of images x, or x itself where it is codes already."""
@@ -102,21 +107,23 @@ class CodePrior(Told, Generator):
     # --- Sampling.
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        return self.first_stage.decode_codes(self.draw(n, y))
+        ids = self.draw(n, y)
+        with torch.autocast(ids.device.type, enabled=False):  # as genzoo.models.latent decodes
+            return self.first_stage.decode_codes(ids)
 
     @torch.no_grad()
     def draw(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, h, w) int64, codes of new images of the conditions y, or of such as training had."""
-        self.check()
         y = self.chosen(n, y)
         u = torch.rand(n, self.net.length, device=self.device)  # at once: then an image draws once from its stream
-        told, calls = (torch.cat([y, self.condition.null(n)]), 2) if self.guided else (y, 1)
+        if self.guided:
+            y = torch.cat([y, self.condition.null(n)][-self.calls :])
 
         def choose(logits: Tensor, place: int) -> Tensor:
-            strong, weak = logits[:n], logits[-n:]  # the same rows where nothing guides
-            return self.picked(torch.lerp(weak, strong, self.guidance), u[:, place]).repeat(calls)
+            strong, weak = logits[:n], logits[-n:]  # the same rows of a single call
+            return self.picked(torch.lerp(weak, strong, self.guidance), u[:, place]).repeat(self.calls)
 
-        return self.net.unrolled(calls * n, told, choose)[:n].unflatten(1, self.size)
+        return self.net.unrolled(self.calls * n, y, choose)[:n].unflatten(1, self.size)
 
     def picked(self, logits: Tensor, u: Tensor) -> Tensor:
         """(n,) ids drawn from softmax(logits (n, K) / temperature), cut to the top_k, by uniform numbers u (n,)."""

@@ -48,7 +48,7 @@ class Latent(Generator):
 
     sampler, steps, grid = map(of_generator, ("sampler", "steps", "grid"))
     nfe, classes, condition = map(of_generator, ("nfe", "classes", "condition"))
-    guidance, guides = map(of_generator, ("guidance", "guides"))
+    guidance, guides, temperature = map(of_generator, ("guidance", "guides", "temperature"))
     full_precision = property(lambda self: self.generator.full_precision)
 
     @property

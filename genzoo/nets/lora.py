@@ -37,7 +37,7 @@ def adapt(model: Model, rank: int, alpha: float | None = None, modules: str = ".
 
     alpha: scale of the terms times the rank; None takes the rank, a scale of 1.
     modules: pattern (re.search) of the names of the linear layers and convolutions that get one; the default is all.
-    embeddings: train the embeddings of classes and words, too, whole: a new word has a row that means nothing yet.
+    embeddings: train the embeddings of classes, words and codes, too, whole: a new word means nothing yet.
     Raises ValueError for a pattern that cannot be read or matches no layer.
     """
     layers = {

@@ -69,7 +69,7 @@ class Transformer(nn.Module):
         super().__init__()
         dim, (vector, tokens, maps) = 4 * width, widths(condition)
         if maps:
-            raise ValueError("a transformer of codes takes no maps: set condition to classes, layout, text or none")
+            raise ValueError("a prior of codes takes no maps: set condition to classes, layout, text, clip or none")
         self.length, self.condition = length, condition
         self.begin = nn.Parameter(SPREAD * torch.randn(dim))
         self.vector = nn.Linear(vector, dim) if vector else None

@@ -228,6 +228,7 @@ def test_guidance_leads_from_no_class_to_the_class_and_beyond() -> None:
         assert torch.equal(guided.draw(2, y).flatten(1), ids)
         return torch.stack(seen, dim=1)
 
+    assert [model(scale).nfe / 16 for scale in (0.0, 1.0, 3.0)] == [1, 1, 2]
     none, told, beyond = map(logits, (0.0, 1.0, 3.0))
     torch.testing.assert_close(beyond, none + 3 * (told - none), rtol=0, atol=1e-4)
     net = model(1.0).net
@@ -257,6 +258,22 @@ def test_the_order_of_words_is_learned() -> None:
     model.eval()
     drawn = model.draw(80, words.repeat(20, 1))
     assert (drawn == columns.repeat(20, 1)[:, None]).float().mean() > 0.97
+
+
+@torch.no_grad()
+def test_in_16_bits_keys_and_values_are_kept_as_one_call_has_them(monkeypatch) -> None:
+    """Greedy codes have the highest logits of a call in 32 bits, but for rounding; the decoder stays in 32."""
+    model = scrambled(prior(codes=6, condition=Classes(3, 8), guidance=2.0, top_k=1), std=0.4)
+    y, seen = torch.arange(4) % 3, []
+    monkeypatch.setattr(
+        model.first_stage, "decode_codes", lambda ids: (seen.append((torch.is_autocast_enabled("cpu"), ids)), ids)[1]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        ids = model.sample(4, y).flatten(1)
+    assert [on for on, _ in seen] == [False]
+    logits = torch.lerp(model.net(ids), model.net(ids, y), 2.0)  # (4, 16, 6)
+    lost = logits.amax(2) - logits.gather(2, ids[..., None])[..., 0]
+    assert lost.max() < 0.05 * logits.std() and logits.std() > 0.3
 
 
 # --- The first stage.

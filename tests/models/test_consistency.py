@@ -13,7 +13,6 @@ from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.samplers import ddim
 from genzoo.diffusion.schedules import karras
 from genzoo.diffusion.targets import edm
-from genzoo.generator import HasSampler
 from genzoo.models.consistency import Consistency, boundary, doubling, log_normal_weights, multistep, pseudo_huber
 from genzoo.nets.conditions import Classes
 from genzoo.nets.mlp import Denoiser
@@ -154,7 +153,6 @@ def test_gaussian_data_is_sampled(steps: int) -> None:
 
 def test_the_sampler_can_be_exchanged() -> None:
     m = knowing(0.0, steps=3).float()
-    assert isinstance(m, HasSampler)
     assert m.sampling == "multistep, 3 steps, trailing"
     m.sampler, m.steps = ddim, 4
     torch.testing.assert_close(m.sample(2), torch.full((2, *SHAPE), MEAN), atol=0.01, rtol=0)

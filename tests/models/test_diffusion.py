@@ -17,7 +17,7 @@ from genzoo.diffusion.grids import trailing
 from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.samplers import ddim, ddpm, ddpm_learned
 from genzoo.diffusion.schedules import linear
-from genzoo.generator import HasLikelihood, HasLikelihoods, HasSampler
+from genzoo.generator import HasDenoiser, HasLikelihood, HasLikelihoods
 from genzoo.models.diffusion import Diffusion
 from genzoo.models.learned_variance import LearnedVariance
 from genzoo.nets.conditions import Classes, Layout
@@ -106,7 +106,7 @@ def test_data_of_one_point_is_sampled(sampler, steps: int) -> None:
 
 def test_the_sampler_can_be_exchanged() -> None:
     m = model(Point(torch.zeros(1, 4, 6), linear()), steps=10)
-    assert isinstance(m, HasSampler)
+    assert isinstance(m, HasDenoiser)
     assert m.sampling == "ddim, 10 steps, trailing"
     m.sampler, m.steps = partial(ddim, eta=0.5), 4
     assert m.sampling == "ddim, 4 steps, eta 0.5, trailing"
