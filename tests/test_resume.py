@@ -19,6 +19,8 @@ from .torture import FAMILIES, TINY, alike
 FAMILIES = {
     **FAMILIES,
     "vae in windows of three batches": ["model=vae", "trainer.accumulate_grad_batches=3"],
+    "latent": ["model=latent", "condition=classes", "steps=2"],
+    "prior": ["model=code_prior", "condition=classes"],
 }
 
 
@@ -57,7 +59,7 @@ def stopping(make_trainer: Callable, stop: Stop, *arguments) -> Trainer:
     return trainer
 
 
-SLOW = {"ddpm", "told", "codes", "vae", "flow"}  # test_finetune stops a ddpm, too, and the windows are a VAE's
+SLOW = {"ddpm", "told", "codes", "vae", "flow", "latent", "prior"}  # test_finetune stops a ddpm, too, and the windows are a VAE's
 CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FAMILIES]
 
 
