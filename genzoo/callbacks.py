@@ -55,16 +55,20 @@ class EMA(Callback):
         self.decay = decay
         self.batches = 0
         self.average: dict[str, Tensor] = {}
+        self.raw: list[Tensor] = []  # the parameters themselves, which stay where they are while training lasts
+
+    def on_train_start(self, trainer: Trainer, model: Generator) -> None:
+        self.raw = []
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, model: Generator, outputs: Any, batch: Any, batch_idx: int) -> None:
-        parameters = dict(model.named_parameters())
-        if not self.average:  # only now, since a flow's first batch sets the scales it starts from
-            self.average = {name: p.detach().clone() for name, p in parameters.items()}
-        self.average = {name: a.to(parameters[name].device) for name, a in self.average.items()}
+        if not self.raw:  # only now, since a flow's first batch sets the scales it starts from
+            parameters = {name: p.detach() for name, p in model.named_parameters()}
+            average = self.average or {name: p.clone() for name, p in parameters.items()}
+            self.average = {name: a.to(parameters[name].device) for name, a in average.items()}
+            self.raw = [parameters[name] for name in average]
         decay = min(self.decay, (1 + self.batches) / (10 + self.batches))
-        raw = [parameters[name].detach() for name in self.average]
-        torch._foreach_lerp_(list(self.average.values()), raw, 1 - decay)
+        torch._foreach_lerp_(list(self.average.values()), self.raw, 1 - decay)
         self.batches += 1
 
     @torch.no_grad()

@@ -17,7 +17,8 @@ Batch = tuple[Tensor, Tensor | None]
 class Given(NamedTuple):
     """What a network sees of n conditions; None where they give no such thing.
 
-    vector (n, d): added to the time's embedding. tokens (n, length, d): attended to. maps (n, c, H, W): stacked on x.
+    vector (n, d): added to the time's embedding, or to what a sequence begins with. tokens (n, length, d): attended to.
+    maps (n, c, H, W): stacked on x.
     """
 
     vector: Tensor | None = None
@@ -122,7 +123,7 @@ class Told:
 
     @property
     def condition(self) -> Condition | None:
-        """What the net is told beside the time."""
+        """What the net is told beside the image."""
         return getattr(self.net, "condition", None)
 
     @property
