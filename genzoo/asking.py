@@ -28,7 +28,7 @@ BOX = "a box is [class,x0,y0,x1,y1] with corners in shares of the sides, as in [
 
 
 def condition_of(model: Generator) -> Condition | None:
-    """What a model's network is told beside the time; None for none, and for families that are told classes alone."""
+    """What a model's network is told beside the image; None for none, and for families that are told classes alone."""
     return getattr(model, "condition", None)
 
 
