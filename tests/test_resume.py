@@ -59,7 +59,8 @@ def stopping(make_trainer: Callable, stop: Stop, *arguments) -> Trainer:
     return trainer
 
 
-SLOW = {"ddpm", "told", "codes", "vae", "flow", "latent", "prior"}  # test_finetune stops a ddpm, too, and the windows are a VAE's
+# test_finetune stops a ddpm, too, and the windows are a VAE's
+SLOW = {"ddpm", "told", "codes", "vae", "flow", "latent", "prior"}
 CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FAMILIES]
 
 
