@@ -88,10 +88,8 @@ class Latent(Generator):
         super().on_fit_start()
         data = self.trainer.datamodule
         if data is not None and not self.encoded:
-            scaled = isinstance(
-                getattr(self.generator, "net", None), DiffusersUNet
-            )  # which knows its autoencoder's scale
-            # else of the run that this one goes on from, whose generator knows this scale
+            # a UNet of diffusers knows its autoencoder's scale, a generator that is trained on the one it began with
+            scaled = isinstance(getattr(self.generator, "net", None), DiffusersUNet)
             if not scaled and not self.mean.any():
                 self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
             self.encoded = data.encode_training(self.latents)
