@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.multiprocessing import start_processes
 
 from genzoo import load, processes, runs
-from genzoo.command import conf_folder, plain
 from genzoo.data import datamodule
 from genzoo.data.batches import Batch, epoch_batches
 from genzoo.data.splits import Images
@@ -31,7 +29,7 @@ from genzoo.metrics import ranks
 from genzoo.processes import launch, to_start
 from genzoo.run import finish
 from genzoo.score import Scorer
-from tests.conftest import FRESH
+from tests.conftest import FRESH, composed
 
 ROOT = Path(__file__).parent.parent
 TINY = ["width=8", "budget.images=300", "budget.checks=1", "callbacks.judge.n=16", "trainer.accelerator=cpu"]
@@ -45,12 +43,13 @@ SLOW = {
     "ddpm": ["model=ddpm", "steps=3", "metrics.n=41", "metrics.n_likelihood=9"],
     "told": ["model=ddpm", "condition=classes", "steps=3", "metrics.n=41", "metrics.n_likelihood=9"],
     "codes": ["model=autoencoder_vq", "factor=2", "metrics.n=41"],
+    "latent": ["model=latent", "condition=classes", "steps=3", "metrics.n=41"],
+    "prior": ["model=code_prior", "condition=classes", "metrics.n=41"],
 }
 
 
 def settings_of(folder: Path, *overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
-        return plain(compose("config", overrides=[f"folder='{folder}'", *TINY, *overrides]))
+    return composed(f"folder='{folder}'", *TINY, *overrides)
 
 
 def in_two_processes(root: Path, cases: dict[str, list[str]]) -> Path:

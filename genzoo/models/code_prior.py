@@ -113,13 +113,21 @@ class CodePrior(Told, Generator):
 
     @torch.no_grad()
     def draw(self, n: int, y: Tensor | None = None) -> Tensor:
-        """(n, h, w) int64, codes of new images of the conditions y, or of such as training had."""
+        """(n, h, w) int64, codes of new images of the conditions y, or of such as training had.
+
+        Raises ValueError when the net's weights have become NaN or infinite.
+        """
         y = self.chosen(n, y)
         u = torch.rand(n, self.net.length, device=self.device)  # at once: then an image draws once from its stream
         if self.guided:
             y = torch.cat([y, self.condition.null(n)][-self.calls :])
 
         def choose(logits: Tensor, place: int) -> Tensor:
+            if place == 0 and not logits.isfinite().all():  # once, since a GPU is waited for
+                raise ValueError(
+                    "the network's logits are NaN or infinite, so no codes can be drawn: "
+                    "train with a smaller learning rate or tighter gradient clipping"
+                )
             strong, weak = logits[:n], logits[-n:]  # the same rows of a single call
             return self.picked(torch.lerp(weak, strong, self.guidance), u[:, place]).repeat(self.calls)
 

@@ -322,6 +322,13 @@ def test_impossible_settings_are_refused(options: dict, words: str) -> None:
         prior(**options)
 
 
+def test_weights_that_are_no_numbers_draw_nothing() -> None:
+    model = prior()
+    nn.init.constant_(model.net.begin, math.nan)
+    with pytest.raises(ValueError, match="logits are NaN or infinite, so no codes can be drawn: train with"):
+        model.sample(2)
+
+
 def test_other_first_stages_are_refused(settings) -> None:
     with pytest.raises(ValueError, match="the first stage's \\(1, 4, 4\\): make them one"):
         CodePrior((3, 4, 4), partial(torch.optim.Adam, lr=1.0), Levels(4), partial(Transformer, width=8))
