@@ -21,8 +21,8 @@ from genzoo.files import write_whole
 from genzoo.generator import Batch, Generator, TakesClasses, chosen_classes
 from genzoo.metrics.draw import draw, per_image
 from genzoo.models.latent import Latent
-from genzoo.nets.conditions import Told
 from genzoo.nets.lora import base
+from genzoo.told import Told
 
 log = logging.getLogger("genzoo")
 ORIGIN, PRIOR = "from.json", "prior.npz"

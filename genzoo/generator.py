@@ -81,10 +81,10 @@ class Generator(LightningModule):
         nn.utils.clip_grad_norm_(parameters, self.clip)
 
 
-def refuse_classes(model: Generator, y: Tensor | None) -> None:
-    """Raise ValueError when classes are asked of a family that was trained without them."""
+def refuse_conditions(model: Generator, y: Tensor | None) -> None:
+    """Raise ValueError when something is asked of a model that was told nothing."""
     if y is not None:
-        raise ValueError(f"{type(model).__name__} was trained without classes; call sample(n) without y")
+        raise ValueError(f"{type(model).__name__} was trained without classes or conditions; call sample(n) without y")
 
 
 # --- Classes, for families that are told them as a vector.
@@ -119,7 +119,7 @@ def chosen_classes(model: Generator, n: int, y: Tensor | None) -> Tensor | None:
     Raises ValueError for a class that the model does not know.
     """
     if not model.classes:
-        return refuse_classes(model, y)
+        return refuse_conditions(model, y)
     if y is None:
         return torch.bucketize(torch.rand(n, device=model.device), model.shares.cumsum(0)[:-1])
     if y.shape != (n,) or (y < 0).any() or (y >= model.classes).any():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genzoo.generator import Batch, Generator, OptimizerFactory, refuse_classes
+from genzoo.generator import Batch, Generator, OptimizerFactory, refuse_conditions
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -182,5 +182,5 @@ class Autoencoder(Generator):
             raise ValueError(f"codes are int64 from 0 to {self.codebook_size - 1}: give what `codes(x)` gives")
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        refuse_classes(self, y)
+        refuse_conditions(self, y)
         return self.decode(self.bottleneck.draw(n, self.latent_shape[1:], self.device))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genzoo.generator import Generator, OptimizerFactory
-from genzoo.nets.conditions import Told, examples
+from genzoo.told import Told
 
 
 class CodePrior(Told, Generator):
@@ -50,7 +50,7 @@ class CodePrior(Told, Generator):
         self.temperature, self.top_k, self.dropout, self.guidance = temperature, top_k, dropout, guidance
         self.check_draws()
         self.net = net(codes=self.codebook_size, length=math.prod(self.size))
-        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
+        self.register_asks()
 
     def check_draws(self) -> None:
         """Raises ValueError for a temperature or top_k out of range, which may be exchanged after training."""

@@ -12,7 +12,7 @@ from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.targets import Coefficients
 from genzoo.diffusion.words import described, walked
 from genzoo.generator import Batch, Generator, OptimizerFactory
-from genzoo.nets.conditions import Told, examples
+from genzoo.told import Told
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -100,7 +100,7 @@ class Consistency(Told, Generator):
         self.c = huber * math.sqrt(math.prod(self.image_shape))
         self.share = 0.0  # of the budget that is spent
         self.register_buffer("sigmas", schedule(last + 1).float())
-        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
+        self.register_asks()
         grid(self.sigmas, steps)  # raises now, not after hours of training
 
     # --- Training.

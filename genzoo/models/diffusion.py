@@ -14,7 +14,7 @@ from genzoo.diffusion.samplers import heun
 from genzoo.diffusion.schedules import for_each, time_of
 from genzoo.diffusion.words import described, walked
 from genzoo.generator import Generator, Likelihood, OptimizerFactory, dequantise
-from genzoo.nets.conditions import Told, examples
+from genzoo.told import Told
 
 
 class Diffusion(Told, Generator):
@@ -70,7 +70,7 @@ class Diffusion(Told, Generator):
         self.tolerance, self.inversion = tolerance, inversion
         self.evaluated = 0  # images that the net has seen in sampling
         self.register_buffer("sigmas", sigmas.float())
-        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
+        self.register_asks()
         grid(self.sigmas, steps)  # raises now, not after hours of training
 
     # --- Training.

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.words import walked
 from genzoo.generator import Generator, OptimizerFactory
-from genzoo.nets.conditions import Told, examples
+from genzoo.told import Told
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,7 +80,7 @@ class MeanFlow(Told, Generator):
         if omega != 1 and self.condition is None:
             raise ValueError(f"omega={omega} guides towards a condition: set one, as condition=classes, or omega=1")
         self.register_buffer("sigmas", sigmas.float())
-        self.register_buffer("asks", examples(self.condition))  # conditions as the training data has them
+        self.register_asks()
         grid(self.sigmas, steps)  # raises now, not after hours of training
 
     # --- Training.

@@ -5,13 +5,11 @@ a share of y is replaced in training; a network that is told y=None is told the 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-Batch = tuple[Tensor, Tensor | None]
 
 
 class Given(NamedTuple):
@@ -114,52 +112,6 @@ class Layout(Condition):
             raise ValueError("boxes that reach out of the image: corners are shares of its sides, 0 to 1")
 
 
-class Told:
-    """A generator whose `net` has a `condition`, or None: what it is told in training, and draws when nobody asks.
-
-    The generator sets `dropout`, the share of the conditions that are replaced by the null so that the net is trained
-    without them too, and has a buffer `asks` of `examples(self.condition)`.
-    """
-
-    @property
-    def condition(self) -> Condition | None:
-        """What the net is told beside the image."""
-        return getattr(self.net, "condition", None)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes that `sample` takes, 0 where y says something else, or nothing."""
-        return self.condition.classes if isinstance(self.condition, Classes) else 0
-
-    def kept(self, x: Tensor, y: Tensor | None) -> Tensor | None:
-        """The conditions of training images, a share `dropout` of them replaced by the null."""
-        return None if self.condition is None else dropped(self.condition, self.condition.of(x, y), self.dropout)
-
-    def on_fit_start(self) -> None:
-        """Raises ValueError for data without these conditions, or with another number of classes."""
-        super().on_fit_start()
-        data = self.trainer.datamodule
-        if self.condition is not None and data is not None:
-            batches = (data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
-            self.asks.copy_(remembered(self.condition, batches, len(self.asks), few=True))  # for samples while training
-
-    def after_fit(self, batches: Iterable[Batch]) -> None:
-        """Remember conditions: `sample` without y draws from them."""
-        if self.condition is not None:
-            self.asks.copy_(remembered(self.condition, batches, len(self.asks)))
-
-    def chosen(self, n: int, y: Tensor | None) -> Tensor | None:
-        """The conditions to draw n images of. Raises ValueError for those that the model does not know."""
-        if self.condition is None:
-            if y is not None:
-                raise ValueError(f"{type(self).__name__} was trained without classes; call sample(n) without y")
-            return None
-        if y is None:
-            return self.asks[torch.randint(len(self.asks), (n,), device=self.device)]
-        self.condition.check(y, n)
-        return y.to(self.device)
-
-
 def widths(condition: Condition | None) -> tuple[int, int, int]:
     """Of the vector, the tokens and the maps; no condition gives none."""
     return (condition.vector, condition.tokens, condition.maps) if condition is not None else (0, 0, 0)
@@ -170,32 +122,3 @@ def given(condition: Condition | None, y: Tensor | None, n: int) -> Given:
     if condition is None:
         return Given()
     return condition(condition.null(n) if y is None else y)
-
-
-def dropped(condition: Condition, y: Tensor, share: float) -> Tensor:
-    """y with a share of its rows replaced by the null."""
-    drop = torch.rand(len(y), device=y.device) < share
-    return torch.where(drop.view(-1, *[1] * (y.dim() - 1)), condition.null(len(y)), y)
-
-
-def examples(condition: Condition | None) -> Tensor | None:
-    """Room for raw conditions of training images, nulls at first: 1,000 of them, fewer of large maps."""
-    return None if condition is None else condition.null(max(64, min(1000, 2**22 // condition.nothing.numel()))).clone()
-
-
-def remembered(condition: Condition, batches: Iterable[Batch], n: int, few: bool = False) -> Tensor:
-    """n raw conditions of the training images in batches (x, y): of all, each class with its share; where they are
-    maps, or `few` is said, of the first n or somewhat more."""
-    found: list[Tensor] = []
-    for x, y in batches:
-        found.append(condition.of(x, y))
-        if (few or condition.maps) and sum(map(len, found)) >= n:
-            break
-    return spread(torch.cat(found), n)
-
-
-def spread(y: Tensor, n: int) -> Tensor:
-    """n rows of y at equal distances in the order of their first elements: of each class its share, to 1 / n."""
-    order = y.flatten(1)[:, 0].argsort(stable=True) if y.dim() > 1 else y.argsort(stable=True)
-    places = ((torch.arange(n, device=y.device) + 0.5) * (len(y) / n)).long()
-    return y[order[places]]
