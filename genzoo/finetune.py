@@ -18,11 +18,11 @@ from genzoo.checkpoints import newest
 from genzoo.data.datamodule import to_float
 from genzoo.data.splits import Images
 from genzoo.files import write_whole
-from genzoo.generator import Batch, Generator, TakesClasses, chosen_classes
+from genzoo.generator import Batch, Generator
 from genzoo.metrics.draw import draw, per_image
 from genzoo.models.latent import Latent
 from genzoo.nets.lora import base
-from genzoo.told import Told
+from genzoo.told import Classed, Told
 
 log = logging.getLogger("genzoo")
 ORIGIN, PRIOR = "from.json", "prior.npz"
@@ -149,9 +149,7 @@ def drawn(run: str, n: int, seed: int, device: torch.device) -> Images:
 def asked(model: Generator, n: int) -> Tensor | None:
     """What a model draws n images of when it is asked for nothing."""
     model = model.generator if isinstance(model, Latent) else model
-    if isinstance(model, Told):
-        return model.chosen(n, None)
-    return chosen_classes(model, n, None) if isinstance(model, TakesClasses) else None
+    return model.chosen(n, None) if isinstance(model, Told | Classed) else None
 
 
 def save(images: Images, path: Path) -> None:

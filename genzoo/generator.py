@@ -87,52 +87,6 @@ def refuse_conditions(model: Generator, y: Tensor | None) -> None:
         raise ValueError(f"{type(model).__name__} was trained without classes or conditions; call sample(n) without y")
 
 
-# --- Classes, for families that are told them as a vector.
-
-
-def class_vector(y: Tensor | None, x: Tensor, classes: int) -> Tensor:
-    """(n, classes) on the device of x (n, ...): 1 for the class of each row, all 0 for no class.
-
-    Raises ValueError for a y that is not (n,) class ids.
-    """
-    if y is None or not classes:
-        return torch.zeros(len(x), classes, device=x.device, dtype=x.dtype)
-    if y.shape != (len(x),) or y.is_floating_point():
-        raise ValueError(f"y of shape {tuple(y.shape)} holds no class ids: set condition=none or data with classes")
-    return nn.functional.one_hot(y.long(), classes).to(x)
-
-
-def learned_classes(model: Generator, x: Tensor, y: Tensor | None, dropout: float) -> Tensor:
-    """`class_vector` of a batch to learn from, a share `dropout` of its rows without a class.
-
-    Raises ValueError where the model wants classes and there are none.
-    """
-    if model.classes and y is None:
-        raise ValueError(f"condition.classes={model.classes}, but the data has no classes: set condition=none")
-    kept = torch.rand(len(x), 1, device=x.device) >= dropout if model.classes else 1.0
-    return class_vector(y, x, model.classes) * kept
-
-
-def chosen_classes(model: Generator, n: int, y: Tensor | None) -> Tensor | None:
-    """The classes to draw n images of: y, or as often as `model.shares` (classes,) says; None of a model without.
-
-    Raises ValueError for a class that the model does not know.
-    """
-    if not model.classes:
-        return refuse_conditions(model, y)
-    if y is None:
-        return torch.bucketize(torch.rand(n, device=model.device), model.shares.cumsum(0)[:-1])
-    if y.shape != (n,) or (y < 0).any() or (y >= model.classes).any():
-        raise ValueError(f"y={y.tolist()}: give {n} of the classes 0 to {model.classes - 1}")
-    return y.to(model.device)
-
-
-def class_shares(batches: Iterable[Batch], classes: int) -> Tensor:
-    """(classes,): how often each class occurs."""
-    counts = sum(torch.bincount(y, minlength=classes) for _, y in batches)
-    return counts / counts.sum()
-
-
 # --- Abilities: a family has one by having the method; callers ask isinstance and never name a class.
 
 

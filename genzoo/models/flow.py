@@ -1,23 +1,15 @@
 """Normalizing flow (Glow, Kingma & Dhariwal 2018): exact likelihood by an invertible map to noise."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from genzoo.generator import (
-    Batch,
-    Generator,
-    OptimizerFactory,
-    bits_per_dim,
-    chosen_classes,
-    class_shares,
-    class_vector,
-    learned_classes,
-)
+from genzoo.generator import Generator, OptimizerFactory, bits_per_dim
 from genzoo.nets.invertible import multiscale, squeezes
+from genzoo.told import Classed
 
 
 def even(side: int) -> int:
@@ -25,7 +17,7 @@ def even(side: int) -> int:
     return side + side % 2 if side > 1 else side
 
 
-class Flow(Generator):
+class Flow(Classed, Generator):
     """log p(x) = log N(f(x); 0, I) + log |det df/dx| for an invertible f; x is dequantised and taken to logits.
 
     coupling: `affine` or `spline` of genzoo.nets.invertible, a function of (channels, net); net: (in_channels,
@@ -63,8 +55,7 @@ class Flow(Generator):
             )
         self.temperature = temperature
         self.alpha = alpha
-        self.classes, self.dropout = classes, dropout
-        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
+        self.of_classes(classes, dropout)
         self.transform = multiscale(self.padded, levels, steps, coupling, partial(net, context=classes))
         self.base = nn.Linear(classes, 2 * math.prod(self.padded), bias=False) if classes else None
         if self.base is not None:
@@ -82,23 +73,17 @@ class Flow(Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Bits a dimension of the dequantised image."""
-        told = learned_classes(self, x, y, self.dropout)
-        bits = bits_per_dim(self.log_density(x, told).mean(), x[0].numel())
+        told = self.told(x, y)
+        bits = bits_per_dim(self.log_density(*self.values(x, torch.rand_like(x)), told).mean(), x[0].numel())
         return {"loss": bits, "bits_per_dim": bits.detach()}
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        """(n,) nats; with classes, of the mixture over them that `sample` draws from."""
-        if not self.classes:
-            return self.log_density(x, class_vector(None, x, 0))
-        rows = torch.eye(self.classes, device=x.device, dtype=x.dtype)
-        given = torch.stack([self.log_density(x, row.expand(len(x), -1)) for row in rows])  # (classes, n)
-        return torch.logsumexp(given + self.shares.log()[:, None], dim=0)
+        """(n,) nats of x (n, C, H, W), 8-bit levels in [-1, 1], each spread uniformly over its bin."""
+        return self.marginal(partial(self.log_density, *self.values(x, torch.rand_like(x))), x)
 
-    def log_density(self, x: Tensor, told: Tensor) -> Tensor:
-        """(n,) nats of x (n, C, H, W), 8-bit levels in [-1, 1], each spread uniformly over its bin, given the classes
-        told as a `class_vector`."""
-        values, log_det = self.values(x, torch.rand_like(x))
+    def log_density(self, values: Tensor, log_det: Tensor, told: Tensor) -> Tensor:
+        """(n,) nats of images as `values` gives them with their log_det, told their classes as a `class_vector`."""
         z, log_det_f = self.transform(values, told)
         mean, log_std = self.moments(told)
         log_normal = (-0.5 * ((z - mean) * torch.exp(-log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
@@ -145,21 +130,16 @@ class Flow(Generator):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The latent (n, D) of the middle of each level's bin, of no class."""
-        return self.transform(self.values(x, 0.5)[0], class_vector(None, x, self.classes))[0]
+        return self.transform(self.values(x, 0.5)[0], self.class_vector(x))[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Images of latents z (n, D); y: class ids (n,), None for no class."""
-        logits, _ = self.transform.inverse(z, class_vector(y, z, self.classes))
+        logits, _ = self.transform.inverse(z, self.class_vector(z, y))
         return self.from_logits(logits)
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        y = chosen_classes(self, n, y)
+        y = self.chosen(n, y)
         noise = self.temperature * torch.randn(n, math.prod(self.padded), device=self.device)
-        mean, log_std = self.moments(class_vector(y, noise, self.classes))
+        mean, log_std = self.moments(self.class_vector(noise, y))
         return self.decode(mean + torch.exp(log_std) * noise, y)
-
-    def after_fit(self, batches: Iterable[Batch]) -> None:
-        """How often each class occurs: `sample` without y draws classes as the data does."""
-        if self.classes:
-            self.shares.copy_(class_shares(batches, self.classes))

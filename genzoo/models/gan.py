@@ -1,6 +1,6 @@
 """GAN (Goodfellow et al. 2014): a generator and a critic that learn against each other."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -8,15 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genzoo.generator import (
-    Batch,
-    Generator,
-    OptimizerFactory,
-    chosen_classes,
-    class_shares,
-    class_vector,
-    learned_classes,
-)
+from genzoo.generator import Batch, Generator, OptimizerFactory
+from genzoo.told import Classed
 
 # --- Adversarial losses: (real logits, fake logits), both (n, 1), -> (critic's loss, generator's loss).
 
@@ -78,7 +71,7 @@ def brighten(x: Tensor, most: float = 0.5) -> Tensor:
     return x + most * (torch.rand(len(x), 1, 1, 1, device=x.device) - 0.5)
 
 
-class GAN(Generator):
+class GAN(Classed, Generator):
     """G maps z ~ N(0, I) to images; D scores images. Each batch: one step of D, then one of G.
 
     generator: (in_features, out_channels) -> net; critic: (out_features) -> net.
@@ -112,8 +105,8 @@ class GAN(Generator):
         if spectral:
             self.critic.apply(normalise_spectrum)
         self.adversarial = adversarial
-        self.latent_dim, self.classes = latent_dim, classes
-        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
+        self.latent_dim = latent_dim
+        self.of_classes(classes)
         self.augment = augment
         self.r1, self.r2, self.penalty = r1, r2, penalty
 
@@ -153,7 +146,7 @@ class GAN(Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Both players' losses; their sum is reported, never minimised."""
-        told = learned_classes(self, x, y, dropout=0.0)
+        told = self.told(x, y)
         fake = self.generate(told)
         critic = self.critic_loss(x, fake.detach(), told)
         generator = self.generator_loss(x, fake, told)
@@ -165,7 +158,7 @@ class GAN(Generator):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, y = batch
-        told = learned_classes(self, x, y, dropout=0.0)
+        told = self.told(x, y)
         critic_optimizer, generator_optimizer = self.optimizers()
         fake = self.generate(told)  # one for both players, as Radford et al. 2016 have it
         critic = self.critic_loss(x, fake.detach(), told)
@@ -188,13 +181,7 @@ class GAN(Generator):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        y = chosen_classes(self, n, y)
-        return self.generate(class_vector(y, torch.empty(n, 0, device=self.device), self.classes))
-
-    def after_fit(self, batches: Iterable[Batch]) -> None:
-        """How often each class occurs: `sample` without y draws classes as the data does."""
-        if self.classes:
-            self.shares.copy_(class_shares(batches, self.classes))
+        return self.generate(self.class_vector(torch.empty(n, 0, device=self.device), self.chosen(n, y)))
 
 
 def normalise_spectrum(module: nn.Module) -> None:

@@ -7,22 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from genzoo.generator import (
-    Batch,
-    Generator,
-    Likelihood,
-    OptimizerFactory,
-    bits_per_dim,
-    chosen_classes,
-    class_shares,
-    class_vector,
-    dequantise,
-    learned_classes,
-)
+from genzoo.generator import Batch, Generator, Likelihood, OptimizerFactory, bits_per_dim, dequantise
 from genzoo.nets.conv import with_planes
+from genzoo.told import Classed
 
 
-class VAE(Generator):
+class VAE(Classed, Generator):
     """q(z | x) = N(mu, exp(log_var)); loss = -E_q log p(x | z) + beta KL(q || N(0, I)), in nats a dimension.
 
     encoder: (out_features) -> net from images to that many features; decoder: (in_features, out_channels) -> net.
@@ -60,8 +50,7 @@ class VAE(Generator):
         channels, *size = self.image_shape
         self.encoder = encoder(out_features=2 * latent_dim, image_shape=(channels + classes, *size))
         self.decoder = decoder(in_features=latent_dim + classes, out_channels=head.parameters_of(channels))
-        self.classes, self.dropout = classes, dropout
-        self.register_buffer("shares", torch.full((classes,), 1 / max(classes, 1)))  # of the classes, in training
+        self.of_classes(classes, dropout)
         self.head = head
         self.latent_dim = latent_dim
         self.beta = beta
@@ -78,20 +67,18 @@ class VAE(Generator):
             return f"decoder mean of z from a {self.mixture}-component Gaussian mixture of the aggregate posterior"
         return "decoder mean of z ~ N(0, I)"
 
-    def posterior(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """mu and log_var of q(z | x, y), each (n, latent_dim); told: y as a `class_vector`, None for no class."""
-        told = class_vector(None, x, self.classes) if told is None else told
+    def posterior(self, x: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and log_var of q(z | x, y), each (n, latent_dim); told: y as a `class_vector`."""
         mu, log_var = self.encoder(with_planes(x, told)).chunk(2, dim=1)
         return mu, log_var
 
-    def decoded(self, z: Tensor, told: Tensor | None = None) -> Tensor:
+    def decoded(self, z: Tensor, told: Tensor) -> Tensor:
         """What the decoder says of z (n, latent_dim): parameters of p(x | z, y)."""
-        told = class_vector(None, z, self.classes) if told is None else told
         return self.decoder(torch.cat([z, told], dim=1))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """-ELBO and its two terms in nats a dimension, and the bound itself in bits a dimension."""
-        told = learned_classes(self, x, y, self.dropout)
+        told = self.told(x, y)
         mu, log_var = self.posterior(x, told)
         z = reparameterise(mu, log_var)
         reconstruction = -self.head.log_prob(x, self.decoded(z, told)).mean() / x[0].numel()
@@ -120,22 +107,16 @@ class VAE(Generator):
         """log of the mean of p(x | z) p(z) / q(z | x) over draws of z ~ q, (n,) nats (Burda et al. 2016, equation 8).
 
         q sees the 8-bit image x, the head the dequantised one: no narrow head gains by the levels' being discrete.
-        With classes p(x) is the mixture over them that `sample` draws from.
         """
-        if not self.classes:
-            return self.bound_given(x, class_vector(None, x, 0), particles)
-        rows = torch.eye(self.classes, device=x.device, dtype=x.dtype)
-        given = [self.bound_given(x, row.expand(len(x), -1), particles) for row in rows]
-        return torch.logsumexp(torch.stack(given) + self.shares.log()[:, None], dim=0)
+        return self.marginal(partial(self.bound_given, x, dequantise(x), particles), x)
 
-    def bound_given(self, x: Tensor, told: Tensor, particles: int) -> Tensor:
+    def bound_given(self, x: Tensor, dequantised: Tensor, particles: int, told: Tensor) -> Tensor:
         """The same of p(x | y), (n,) nats."""
         mu, log_var = self.posterior(x, told)
-        x = dequantise(x)
-        log_w = torch.stack([self.log_weight(x, mu, log_var, told) for _ in range(particles)])  # (k, n)
+        log_w = torch.stack([self.log_weight(dequantised, mu, log_var, told) for _ in range(particles)])  # (k, n)
         return torch.logsumexp(log_w, dim=0) - math.log(particles)
 
-    def log_weight(self, x: Tensor, mu: Tensor, log_var: Tensor, told: Tensor | None = None) -> Tensor:
+    def log_weight(self, x: Tensor, mu: Tensor, log_var: Tensor, told: Tensor) -> Tensor:
         """log p(x | z) + log p(z) - log q(z | x) at one z ~ q, (n,)."""
         z = reparameterise(mu, log_var)
         log_prior = -0.5 * z**2
@@ -145,24 +126,19 @@ class VAE(Generator):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The posterior mean, (n, latent_dim)."""
-        return self.posterior(x)[0]
+        return self.posterior(x, self.class_vector(x))[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean image of p(x | z), (n, C, H, W) in [-1, 1]; y: class ids (n,), None for no class."""
-        x = self.head.mean(self.decoded(z, class_vector(y, z, self.classes)))
+        x = self.head.mean(self.decoded(z, self.class_vector(z, y)))
         return x.clamp(-1, 1) if self.bounded else x
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
-        """(steps, n, C, H, W): images on the straight line between the codes of x0 and x1, both (n, C, H, W)."""
-        z0, z1 = self.encode(x0), self.encode(x1)
-        return torch.stack([self.decode(torch.lerp(z0, z1, w)) for w in torch.linspace(0, 1, steps).tolist()])
-
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        y = chosen_classes(self, n, y)
+        y = self.chosen(n, y)
         z = torch.randn(n, self.latent_dim, device=self.device)
         if self.mixture:
             k = torch.multinomial(self.mixture_weights, n, replacement=True)
@@ -172,13 +148,13 @@ class VAE(Generator):
     @torch.no_grad()
     def after_fit(self, batches: Iterable[Batch]) -> None:
         """Count the classes, or fit the mixture to one draw of q(z | x) for each image of `batches`."""
-        if self.classes:
-            self.shares.copy_(class_shares(batches, self.classes))
+        super().after_fit(batches)
         if not self.mixture:
             return
         from sklearn.mixture import GaussianMixture
 
-        z = torch.cat([reparameterise(*self.posterior(x.to(self.device))) for x, _ in batches])
+        images = (x.to(self.device) for x, _ in batches)
+        z = torch.cat([reparameterise(*self.posterior(x, self.class_vector(x))) for x in images])
         fit = GaussianMixture(self.mixture, reg_covar=1e-4, random_state=0).fit(z.double().cpu().numpy())
         self.mixture_weights.copy_(torch.from_numpy(fit.weights_))
         self.mixture_means.copy_(torch.from_numpy(fit.means_))

@@ -205,10 +205,23 @@ def test_probabilities_sum_to_one_for_each_class_and_over_them(coupling) -> None
     model.shares.copy_(torch.tensor([0.5, 0.3, 0.2]))
     grid = torch.cartesian_prod(torch.arange(0, 256, 2), torch.arange(0, 256, 2)).double() / 127.5 - 1
     x = grid.view(-1, 2, 1, 1)  # every other level both ways: cells of 4 bins
-    given = [model.log_density(x, row.expand(len(x), -1)).detach().exp() for row in torch.eye(3, dtype=torch.float64)]
+    values = model.values(x, torch.rand_like(x))
+    rows = torch.eye(3, dtype=torch.float64)
+    given = [model.log_density(*values, row.expand(len(x), -1)).detach().exp() for row in rows]
     assert all(4 * p.sum() / 127.5**2 == pytest.approx(1, abs=0.01) for p in given)
     assert not torch.allclose(given[0], given[1], rtol=0.05)
     assert 4 * model.log_prob(x).exp().sum() / 127.5**2 == pytest.approx(1, abs=0.01)
+
+
+def test_all_classes_are_asked_of_one_dequantised_image() -> None:
+    """At its start the flow hears no class, so that their mixture is any one of them."""
+    model = flow((2, 4, 4), steps=1, classes=3).eval()
+    x = torch.randint(256, (5, 2, 4, 4)).double() / 127.5 - 1
+    torch.manual_seed(1)
+    log_p = model.log_prob(x)
+    torch.manual_seed(1)
+    alone = model.log_density(*model.values(x, torch.rand_like(x)), model.class_vector(x))
+    torch.testing.assert_close(log_p, alone)
 
 
 def test_an_asked_class_has_its_own_mean() -> None:

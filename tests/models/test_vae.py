@@ -293,15 +293,9 @@ def test_sampling_names_its_prior() -> None:
     assert plain.sample(5000).std() == pytest.approx(math.sqrt(0.5161), rel=0.05)  # of N(0, 1) clipped to ±1
 
 
-def test_interpolation_is_a_straight_line_of_codes() -> None:
-    model = mixture_vae(0)
-    x0, x1 = torch.rand(2, 4, 2, 1, 1) * 2 - 1
-    path = model.interpolate(x0, x1, 5)
-    assert path.shape == (5, 4, 2, 1, 1)
-    torch.testing.assert_close(path[0], x0)
-    torch.testing.assert_close(path[4], x1)
-    torch.testing.assert_close(path[1], 0.75 * x0 + 0.25 * x1)
-    torch.testing.assert_close(model.reconstruct(x0), x0)
+def test_a_reconstruction_is_its_decoded_code() -> None:
+    x = torch.rand(4, 2, 1, 1) * 2 - 1
+    torch.testing.assert_close(mixture_vae(0).reconstruct(x), x)
 
 
 def test_classes_are_refused() -> None:
