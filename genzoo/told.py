@@ -32,7 +32,7 @@ class Told:
         """Number of classes that `sample` takes, 0 where y says something else, or nothing."""
         return self.condition.classes if isinstance(self.condition, Classes) else 0
 
-    def kept(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+    def told(self, x: Tensor, y: Tensor | None) -> Tensor | None:
         """The conditions of training images, a share `dropout` of them replaced by the null."""
         return None if self.condition is None else dropped(self.condition, self.condition.of(x, y), self.dropout)
 

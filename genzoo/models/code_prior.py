@@ -101,7 +101,7 @@ class CodePrior(Told, Generator):
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """-log p(s | y) in nats a code, and the same in bits; x: images, or their codes (n, h, w) int64."""
         ids = self.codes(x).flatten(1)
-        loss = F.cross_entropy(self.net(ids, self.kept(x, y)).flatten(0, 1), ids.flatten())
+        loss = F.cross_entropy(self.net(ids, self.told(x, y)).flatten(0, 1), ids.flatten())
         return {"loss": loss, "bits_per_code": loss.detach() / math.log(2)}
 
     # --- Sampling.

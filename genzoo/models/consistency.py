@@ -112,7 +112,7 @@ class Consistency(Told, Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Equation 10 of Song et al. 2023, its weight and its distance those of Song & Dhariwal 2024 (table 1)."""
-        (low, high), y = self.neighbours(x), self.kept(x, y)
+        (low, high), y = self.neighbours(x), self.told(x, y)
         noise = torch.randn_like(x)
         with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):  # the same dropout twice
             end = self.denoise(x + low * noise, low, y)

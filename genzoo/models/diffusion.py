@@ -81,7 +81,7 @@ class Diffusion(Told, Generator):
         noise = torch.randn_like(x)
         noise = noise if self.pair is None else self.pair(x, noise)
         c = self.target(sigma)
-        error = self.outputs(x + sigma * noise, sigma, self.kept(x, y)) - targets.target(c, x, sigma, noise)
+        error = self.outputs(x + sigma * noise, sigma, self.told(x, y)) - targets.target(c, x, sigma, noise)
         return {"loss": (self.weight(sigma, c.c_out) * error.square()).mean()}
 
     def outputs(self, x: Tensor, sigma: Tensor, y: Tensor | None) -> Tensor:

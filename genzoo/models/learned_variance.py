@@ -23,7 +23,7 @@ class LearnedVariance(Diffusion):
         sigma, sigma_next = self.sigmas[t].view(-1, 1, 1, 1), below.view(-1, 1, 1, 1)
         noise = torch.randn_like(x)
         c, noisy = self.target(sigma), x + sigma * noise
-        outputs = self.outputs(noisy, sigma, self.kept(x, y))
+        outputs = self.outputs(noisy, sigma, self.told(x, y))
         error = outputs[:, : x.shape[1]] - targets.target(c, x, sigma, noise)
         simple = (self.weight(sigma, c.c_out) * error.square()).mean()
         x0, variance = self.read(noisy, outputs, sigma, sigma_next)

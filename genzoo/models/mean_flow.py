@@ -87,7 +87,7 @@ class MeanFlow(Told, Generator):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Algorithm 1 with the weight of equation 22; `error` is the mean square itself."""
-        (r, t), y = self.times(x), self.kept(x, y)
+        (r, t), y = self.times(x), self.told(x, y)
         noise = torch.randn_like(x)
         z = torch.lerp(x, noise, t.view(-1, 1, 1, 1))
         u, target = self.prediction_and_target(z, r, t, self.guided(noise - x, z, t), y)
