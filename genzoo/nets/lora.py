@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
 Model = TypeVar("Model", bound=nn.Module)
-MARK = "parametrizations.weight."  # torch's: the weight is `original`, what is done to it `0`
+MARK = r"parametrizations\.(\w+)\."  # torch's: behind it the weight is `original`, what is done to it `0`
+QKV = tuple(f"{part}_proj_weight" for part in ("in", "q", "k", "v"))  # of nn.MultiheadAttention: all in one, or each
 
 
 class LowRank(nn.Module):
     """W -> W + alpha / r B A; A is drawn from a Gaussian and B is zero, so that nothing changes at first (section 4.1).
 
-    A kernel (out, in, h, w) is the matrix (out, in h w): a convolution to r channels, then one of 1x1.
+    A kernel (out, in, h, w) is the matrix (out, in h w): a convolution to r channels, then one of 1x1. Weights that a
+    network keeps in one, such as those of queries, keys and values, are one matrix.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
@@ -36,15 +38,12 @@ def adapt(model: Model, rank: int, alpha: float | None = None, modules: str = ".
     """The model itself, frozen but for new terms of low rank: rank * (out + in h w) numbers a layer.
 
     alpha: scale of the terms times the rank; None takes the rank, a scale of 1.
-    modules: pattern (re.search) of the names of the linear layers and convolutions that get one; the default is all.
+    modules: pattern (re.search) of the names of the linear layers, convolutions and nn.MultiheadAttention that get one;
+        the default is all.
     embeddings: train the embeddings of classes, words and codes, too, whole: a new word means nothing yet.
     Raises ValueError for a pattern that cannot be read or matches no layer.
     """
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad
-    }
+    layers = {name: module for name, module in model.named_modules() if weights_of(module)}
     try:
         chosen = [layer for name, layer in layers.items() if re.search(modules, name)]
     except re.error as error:
@@ -52,24 +51,35 @@ def adapt(model: Model, rank: int, alpha: float | None = None, modules: str = ".
     if not chosen:
         raise ValueError(f"lora.modules={modules} is in no layer's name: there are {', '.join(list(layers)[:10])}, ...")
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
+    weights = [(layer, name) for layer in chosen for name in weights_of(layer)]
     model.requires_grad_(False)
-    for layer in chosen:
-        register_parametrization(layer, "weight", LowRank(layer.weight, rank, alpha or rank))
+    for layer, name in weights:
+        register_parametrization(layer, name, LowRank(getattr(layer, name), rank, alpha or rank))
     for table in tables if embeddings else []:
         table.requires_grad_(True)
     return model
 
 
+def weights_of(layer: nn.Module) -> list[str]:
+    """The names of the matrices that a layer trains itself, none for other modules."""
+    if isinstance(layer, nn.MultiheadAttention):
+        names = QKV
+    else:
+        names = ("weight",) if isinstance(layer, nn.Linear | nn.Conv2d) else ()
+    return [name for name in names if (weight := getattr(layer, name)) is not None and weight.requires_grad]
+
+
 def merge(model: Model) -> Model:
     """The model itself with the weights of `adapt` computed once and for all: the same layers, the same outputs."""
     for module in list(model.modules()):
-        if is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], LowRank):
-            remove_parametrizations(module, "weight")
+        found = list(module.parametrizations.items()) if is_parametrized(module) else []
+        for name in [name for name, steps in found if isinstance(steps[0], LowRank)]:
+            remove_parametrizations(module, name)
     return model.requires_grad_(True)
 
 
 def base(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model under the names that it has without `adapt`: parameters and buffers themselves."""
-    terms = re.compile(rf"{re.escape(MARK)}0\.[AB]$")
     state = model.state_dict(keep_vars=True)
-    return {name.replace(f"{MARK}original", "weight"): t for name, t in state.items() if not terms.search(name)}
+    terms = re.compile(rf"{MARK}0\.[AB]$")
+    return {re.sub(rf"{MARK}original$", r"\1", name): t for name, t in state.items() if not terms.search(name)}

@@ -6,6 +6,7 @@ from torch import nn
 
 from genzoo.nets.conditions import Classes
 from genzoo.nets.lora import LowRank, adapt, base, merge
+from genzoo.nets.text import Text
 from genzoo.nets.unet import UNet
 
 
@@ -96,6 +97,39 @@ def test_base_names_the_frozen_weights_as_a_plain_net_does() -> None:
         for name, value in plain.state_dict().items():
             state[name].copy_(value)
     assert torch.equal(outputs(net), outputs(plain))
+
+
+@pytest.mark.parametrize("widths", [{}, {"kdim": 6, "vdim": 10}])
+def test_attention_s_queries_keys_and_values_get_terms(widths: dict[str, int]) -> None:
+    """As Hu et al. adapt them (section 4.2); torch keeps them in one parameter where they have one width."""
+    attention = nn.MultiheadAttention(8, 2, batch_first=True, **widths)
+    names = ["q_proj_weight", "k_proj_weight", "v_proj_weight"] if widths else ["in_proj_weight"]
+    before = {name: getattr(attention, name).detach().clone() for name in names}
+    layer = trained(adapt(nn.ModuleList([attention]), 2, alpha=6.0))[0]
+    terms = {name: layer.parametrizations[name][0] for name in names}
+    wanted = {name: w + 3 * terms[name].B @ terms[name].A for name, w in before.items()}
+    assert sum(p.requires_grad for p in layer.parameters()) == 2 * len(names) + 2  # and those of out_proj
+    plain = nn.MultiheadAttention(8, 2, batch_first=True, **widths)
+    assert base(nn.ModuleList([layer])).keys() == nn.ModuleList([plain]).state_dict().keys()
+    merge(nn.ModuleList([layer]))
+    assert type(layer) is nn.MultiheadAttention and layer.state_dict().keys() == plain.state_dict().keys()
+    for name in names:
+        torch.testing.assert_close(getattr(layer, name), wanted[name])
+
+
+def test_a_text_s_transformer_starts_and_is_merged_bit_for_bit() -> None:
+    """In evaluation without gradients, where torch's layer reads the weights of its parts by a faster path."""
+    text = Text(10, 64, slots=6).eval()
+    y = torch.tensor([list(b"a seven   "), list(b"a two     ")], dtype=torch.uint8)
+    with torch.no_grad():
+        before = text(y).tokens
+        assert torch.equal(adapt(text, 2)(y).tokens, before)
+        for name, module in trained(text).named_modules():  # of the attention alone
+            if isinstance(module, LowRank) and "in_proj_weight" not in name:
+                module.B.zero_()
+        adapted = text(y).tokens
+        assert (adapted - before).abs().max() > 1e-4
+        assert torch.equal(merge(text)(y).tokens, adapted)
 
 
 def test_a_pattern_chooses_layers_and_a_wrong_one_is_named() -> None:
