@@ -41,7 +41,8 @@ class Generator(LightningModule):
         return type(self).__name__.lower()
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """The scalar to minimise as "loss", beside its named terms; x (n, C, H, W) in [-1, 1], y (n,) class ids."""
+        """The scalar to minimise as "loss", beside its named terms; x (n, C, H, W) in [-1, 1], y (n, ...) what the data
+        says of each, such as class ids (n,)."""
         raise NotImplementedError
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:

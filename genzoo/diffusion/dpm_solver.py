@@ -1,4 +1,4 @@
-"""DPM-Solver (Lu et al. 2022, NeurIPS): singlestep exponential integrators of the predicted noise.
+"""DPM-Solver (Lu et al. 2022, NeurIPS): singlestep exponential integrators of the predicted noise. The first is `ddim`.
 
 As in samplers.py, x = x0 + sigma * noise, so alpha is 1, lambda is -ln sigma, and h is what lambda gains in a step;
 the paper's sigma_s (e^h - 1) is then the sigma that the step takes away. All end above 0 or on x0_hat.
@@ -10,15 +10,6 @@ import torch
 from torch import Tensor
 
 from genzoo.diffusion.samplers import Callback, Denoise, slope, walk
-
-
-def dpm_solver_1(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
-    """Equation 3.7, which is DDIM (section 4.1). S network calls."""
-
-    def step(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        return x - sigma_next * math.expm1(math.log(sigma / sigma_next)) * slope(x, x0, sigma)
-
-    return walk(denoise, step, x, sigmas, callback)
 
 
 def dpm_solver_2(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:

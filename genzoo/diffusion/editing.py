@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+from genzoo.diffusion.samplers import Denoise
+
 Sampler = Callable[[Denoise, Tensor, Tensor], Tensor]
 
 # --- SDEdit: from an image that noise has made vague.

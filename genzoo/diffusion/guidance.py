@@ -1,6 +1,6 @@
-"""What is done to x0_hat before a sampler sees it: guidance towards a class, and limits.
+"""What is done to x0_hat before a sampler sees it: guidance towards a condition, and limits.
 
-predict(x, sigma, y) -> x0_hat, y (n,) class ids or None for no class.
+predict(x, sigma, y) -> x0_hat, y (n, ...) raw conditions, such as class ids, or None for their null.
 """
 
 import math
@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+from genzoo.diffusion.samplers import Denoise
+
 Predict = Callable[..., Tensor]
 
 

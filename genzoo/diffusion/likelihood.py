@@ -15,7 +15,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.special import log_ndtr
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+from genzoo.diffusion.samplers import Denoise, reverse_variances
+
 Trace = Callable[[Tensor], Tensor]
 StepKL = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -89,13 +90,6 @@ def learned_kl(x: Tensor, x0: Tensor, variance: Tensor, sigma: Tensor, sigma_nex
     gap = (1 - (sigma_next / sigma) ** 2) * (x - x0)
     ratio = reverse_variances(sigma, sigma_next)[0] / variance
     return 0.5 * (ratio - 1 - ratio.log() + gap.square() / variance).flatten(1).sum(1)
-
-
-def reverse_variances(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The variance of x_next given x_t for data of one point, beta_tilde, and for data N(0, I), beta: the smallest and
-    the largest that can be right (Ho et al. 2020, section 3.2), both over alpha_bar_next."""
-    removed = sigma**2 - sigma_next**2
-    return sigma_next**2 * removed / sigma**2, removed * (1 + sigma_next**2) / (1 + sigma**2)
 
 
 def reconstruction(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:

@@ -37,6 +37,13 @@ def posterior(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor) -> tuple
     return x0 + shrink * (x - x0), sigma_next**2 * (1 - shrink)
 
 
+def reverse_variances(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance of x_next given x_t for data of one point, beta_tilde, and for data N(0, I), beta: the smallest and
+    the largest that can be right (Ho et al. 2020, section 3.2), both over alpha_bar_next."""
+    removed = sigma**2 - sigma_next**2
+    return sigma_next**2 * removed / sigma**2, removed * (1 + sigma_next**2) / (1 + sigma**2)
+
+
 def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, large: bool = False, callback: Callback | None = None) -> Tensor:
     """Ancestral sampling, Algorithm 2 of Ho et al. 2020, with variance beta_tilde or, `large`, beta (section 3.2).
 
@@ -45,7 +52,7 @@ def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, large: bool = False, callb
     def step(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
         mean, variance = posterior(x, x0, sigma, sigma_next)
         if large:
-            variance = (sigma**2 - sigma_next**2) * (1 + sigma_next**2) / (1 + sigma**2)
+            _, variance = reverse_variances(sigma, sigma_next)
         return mean + torch.sqrt(variance) * torch.randn_like(x)
 
     return walk(denoise, step, x, sigmas, callback)
@@ -71,29 +78,15 @@ def ddpm_learned(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback
 def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, eta: float = 0.0, callback: Callback | None = None) -> Tensor:
     """Equation 12 of Song et al. 2021: eta 0 is deterministic DDIM, eta 1 DDPM with its small variance.
 
-    S network calls."""
+    In these coordinates eta 0 is also DPM-Solver-1 (Lu et al. 2022, equation 3.7), and any eta k-diffusion's
+    `euler_ancestral`. S network calls.
+    """
 
     def step(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
         if eta == 0:  # also upwards, from the image to its noise
             return x0 + sigma_next * (x - x0) / sigma
         noise = eta * sigma_next * torch.sqrt(1 - (sigma_next / sigma) ** 2)  # equation 16, over sqrt(alpha_bar)
         return x0 + torch.sqrt(sigma_next**2 - noise**2) * (x - x0) / sigma + noise * torch.randn_like(x)
-
-    return walk(denoise, step, x, sigmas, callback)
-
-
-def euler_ancestral(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, eta: float = 1.0, callback: Callback | None = None
-) -> Tensor:
-    """Euler's step down below sigma_next, and back up to it by fresh noise (k-diffusion's sampler of this name).
-
-    In these coordinates it is `ddim` with the same eta. S network calls.
-    """
-
-    def step(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        up = eta * sigma_next * torch.sqrt(sigma**2 - sigma_next**2) / sigma
-        down = torch.sqrt(sigma_next**2 - up**2)
-        return x + (down - sigma) * slope(x, x0, sigma) + up * torch.randn_like(x)
 
     return walk(denoise, step, x, sigmas, callback)
 

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from genzoo.diffusion.guidance import classifier_free
+from genzoo.diffusion.samplers import Callback, Denoise, walk
 from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.targets import Coefficients
 from genzoo.diffusion.words import described, walked
 from genzoo.generator import Batch, Generator, OptimizerFactory
 from genzoo.told import Told
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def boundary(sigma: Tensor, sigma_min: Tensor, sigma_data: float) -> Coefficients:
@@ -41,14 +39,13 @@ def log_normal_weights(sigmas: Tensor, mean: float, std: float) -> Tensor:
     return torch.special.ndtr((sigmas.log() - mean) / std).diff()
 
 
-def multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callable[..., None] | None = None) -> Tensor:
+def multistep(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
     """To the path's end, back with fresh noise, to the end again (Song et al. 2023, Algorithm 1). S network calls."""
-    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x0 = denoise(x, sigma)
-        x = x0 + sigma_next * torch.randn_like(x) if sigma_next > 0 else x0
-        if callback is not None:
-            callback(i, x, x0)
-    return x
+
+    def step(x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return x0 + sigma_next * torch.randn_like(x)
+
+    return walk(denoise, step, x, sigmas, callback)
 
 
 class Consistency(Told, Generator):

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from genzoo.diffusion import levels, targets, weights
+from genzoo.diffusion import targets, weights
 from genzoo.diffusion.grids import log_snr
-from genzoo.diffusion.guidance import Denoise, classifier_free, clip
+from genzoo.diffusion.guidance import classifier_free
+from genzoo.diffusion.guidance import clip as clipped
+from genzoo.diffusion.levels import uniform
 from genzoo.diffusion.likelihood import Bound, Trace, exact, hutchinson, ode_log_prob, variational_bound
-from genzoo.diffusion.samplers import heun
+from genzoo.diffusion.samplers import Denoise, heun
 from genzoo.diffusion.schedules import for_each, time_of
 from genzoo.diffusion.words import described, walked
 from genzoo.generator import Generator, Likelihood, OptimizerFactory, dequantise
@@ -50,9 +52,9 @@ class Diffusion(Told, Generator):
         steps: int,
         target: Callable[[Tensor], targets.Coefficients] = targets.noise,
         weight: Callable[[Tensor, Tensor], Tensor] = weights.simple,
-        levels: Callable[[Tensor, int], Tensor] = levels.uniform,
+        levels: Callable[[Tensor, int], Tensor] = uniform,
         pair: Callable[[Tensor, Tensor], Tensor] | None = None,
-        limit: Callable[[Tensor], Tensor] | None = clip,
+        limit: Callable[[Tensor], Tensor] | None = clipped,
         dropout: float = 0.1,
         guidance: Callable[..., Denoise] = classifier_free,
         name: str = "diffusion",

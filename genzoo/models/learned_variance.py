@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from genzoo.diffusion import targets
-from genzoo.diffusion.guidance import Denoise
-from genzoo.diffusion.likelihood import Bound, learned_kl, reverse_variances, variational_bound
+from genzoo.diffusion.likelihood import Bound, learned_kl, variational_bound
+from genzoo.diffusion.samplers import Denoise, reverse_variances
 from genzoo.diffusion.schedules import for_each
 from genzoo.models.diffusion import Diffusion
 

@@ -8,15 +8,14 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from genzoo.diffusion.samplers import Callback, Denoise
 from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.words import walked
 from genzoo.generator import Generator, OptimizerFactory
 from genzoo.told import Told
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
 
-
-def jumps(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callable[..., None] | None = None) -> Tensor:
+def jumps(denoise: Denoise, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
     """z_r = z_t - (t - r) u(z_t, r, t) from each level to the next, in the coordinates x = z_t / (1 - t). S network
     calls.
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BIN = 2 / 255  # the width of one of the 256 levels in [-1, 1]
+BIN = 1 / 127.5  # the width of one of the 256 levels in [-1, 1]
 
 
 class Gaussian(nn.Module):

@@ -20,11 +20,10 @@ from genzoo.diffusion.likelihood import (
     ode_log_prob,
     random_steps,
     reconstruction,
-    reverse_variances,
     step_kl,
     variational_bound,
 )
-from genzoo.diffusion.samplers import posterior
+from genzoo.diffusion.samplers import posterior, reverse_variances
 from genzoo.diffusion.schedules import cosine, flow, karras, linear, log_linear, sigmoid
 
 MEAN, STD = 0.1, 0.3

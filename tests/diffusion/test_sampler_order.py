@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from genzoo.diffusion.adaptive import adaptive
-from genzoo.diffusion.dpm_solver import dpm_solver_1, dpm_solver_2, dpm_solver_3
+from genzoo.diffusion.dpm_solver import dpm_solver_2, dpm_solver_3
 from genzoo.diffusion.dpm_solver_pp import dpmpp_2m, dpmpp_2s, dpmpp_3m
 from genzoo.diffusion.samplers import ddim, edm, euler, heun, midpoint
 from genzoo.diffusion.unipc import unipc
@@ -19,7 +19,6 @@ HIGH, LOW = 80.0, 0.05
 ORDERS = {
     "ddim": (ddim, 1),
     "euler": (euler, 1),
-    "dpm_solver_1": (dpm_solver_1, 1),
     "heun": (heun, 2),
     "midpoint": (midpoint, 2),
     "edm": (edm, 2),
