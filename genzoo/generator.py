@@ -81,6 +81,13 @@ class Generator(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self.clip)
 
+    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """A step of one of several optimisers, in families that set `automatic_optimization` to False."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients_of(optimizer)
+        optimizer.step()
+
 
 def refuse_conditions(model: Generator, y: Tensor | None) -> None:
     """Raise ValueError when something is asked of a model that was told nothing."""

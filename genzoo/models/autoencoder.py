@@ -44,6 +44,12 @@ def adaptive_weight(loss: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     return (ours / (theirs + 1e-4)).clamp(max=1e4)
 
 
+def both(terms: dict[str, Tensor], decoder: Tensor, critic: Tensor) -> dict[str, Tensor]:
+    """The terms of `compress` and both players' losses; "loss" is the sum of all that is minimised."""
+    loss = terms["loss"] + decoder + critic
+    return terms | {"loss": loss, "decoder_loss": decoder.detach(), "critic_loss": critic.detach()}
+
+
 class Autoencoder(Generator):
     """x -> encoder -> bottleneck -> z -> decoder -> x_hat; loss = pixel + perceptual + the bottleneck's penalty.
 
@@ -117,8 +123,7 @@ class Autoencoder(Generator):
             return terms
         decoder = self.decoder_loss(x, x_hat, terms["loss"])
         critic, _ = self.adversary.losses(x, x_hat.detach())
-        loss = terms["loss"] + decoder + critic
-        return terms | {"loss": loss, "decoder_loss": decoder.detach(), "critic_loss": critic.detach()}
+        return both(terms, decoder, critic)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if self.adversary is None:
@@ -135,14 +140,8 @@ class Autoencoder(Generator):
         self.adversary.requires_grad_(True)
         critic, _ = self.adversary.losses(x, x_hat.detach())
         self.descend(critic, theirs)
-        loss = (terms["loss"] + decoder + critic).detach()
-        return terms | {"loss": loss, "decoder_loss": decoder.detach(), "critic_loss": critic.detach()}
-
-    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        self.clip_gradients_of(optimizer)
-        optimizer.step()
+        with torch.no_grad():
+            return both(terms, decoder, critic)
 
     def configure_optimizers(self) -> torch.optim.Optimizer | list[torch.optim.Optimizer]:
         if self.adversary is None:

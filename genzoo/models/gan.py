@@ -148,13 +148,7 @@ class GAN(Classed, Generator):
         """Both players' losses; their sum is reported, never minimised."""
         told = self.told(x, y)
         fake = self.generate(told)
-        critic = self.critic_loss(x, fake.detach(), told)
-        generator = self.generator_loss(x, fake, told)
-        return {
-            "loss": critic["loss"] + generator,
-            "critic_loss": critic["critic_loss"],
-            "generator_loss": generator.detach(),
-        }
+        return both(self.critic_loss(x, fake.detach(), told), self.generator_loss(x, fake, told))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, y = batch
@@ -167,14 +161,8 @@ class GAN(Classed, Generator):
         generator = self.generator_loss(x, fake, told)
         self.descend(generator, generator_optimizer)
         self.critic.requires_grad_(True)
-        loss = (critic["loss"] + generator).detach()
-        return {"loss": loss, "critic_loss": critic["critic_loss"], "generator_loss": generator.detach()}
-
-    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        self.clip_gradients_of(optimizer)
-        optimizer.step()
+        with torch.no_grad():
+            return both(critic, generator)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.optimizer(self.critic.parameters()), self.optimizer(self.generator.parameters())]
@@ -182,6 +170,12 @@ class GAN(Classed, Generator):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         return self.generate(self.class_vector(torch.empty(n, 0, device=self.device), self.chosen(n, y)))
+
+
+def both(critic: dict[str, Tensor], generator: Tensor) -> dict[str, Tensor]:
+    """The sum of both players' losses, and each."""
+    loss = critic["loss"] + generator
+    return {"loss": loss, "critic_loss": critic["critic_loss"], "generator_loss": generator.detach()}
 
 
 def normalise_spectrum(module: nn.Module) -> None:
