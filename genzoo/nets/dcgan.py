@@ -27,9 +27,7 @@ class Crop(nn.Module):
 class Encoder(nn.Sequential):
     """Image (n, C, H, W) -> vector (n, out_features): convolutions that halve, leaky ReLU, no norm on the first."""
 
-    def __init__(
-        self, image_shape: Sequence[int], out_features: int, width: int, blocks: int = 1, norm: Norm = batch_norm
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], out_features: int, width: int, norm: Norm = batch_norm) -> None:
         channels, *size = image_shape
         sizes = resolutions(*size)
         widths = level_channels(len(sizes), width)
@@ -45,13 +43,7 @@ class Decoder(nn.Sequential):
     """Vector (n, in_features) -> (n, out_channels, H, W), unbounded: transposed convolutions that double, ReLU."""
 
     def __init__(
-        self,
-        image_shape: Sequence[int],
-        in_features: int,
-        out_channels: int,
-        width: int,
-        blocks: int = 1,
-        norm: Norm = batch_norm,
+        self, image_shape: Sequence[int], in_features: int, out_channels: int, width: int, norm: Norm = batch_norm
     ) -> None:
         sizes = resolutions(*image_shape[1:])[::-1]
         widths = level_channels(len(sizes), width)[::-1]

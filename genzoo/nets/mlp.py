@@ -20,26 +20,16 @@ def mlp(in_features: int, out_features: int, width: int, depth: int = 3) -> nn.S
 
 
 class Encoder(nn.Sequential):
-    """Image (n, C, H, W) -> vector (n, out_features); `blocks` and `norm` are the convolutional nets' business."""
+    """Image (n, C, H, W) -> vector (n, out_features); `norm` is the convolutional nets' business."""
 
-    def __init__(
-        self, image_shape: Sequence[int], out_features: int, width: int, blocks: int = 1, norm: Norm = identity
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], out_features: int, width: int, norm: Norm = identity) -> None:
         super().__init__(nn.Flatten(), mlp(math.prod(image_shape), out_features, width))
 
 
 class Decoder(nn.Sequential):
     """Vector (n, in_features) -> (n, out_channels, H, W), unbounded."""
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        in_features: int,
-        out_channels: int,
-        width: int,
-        blocks: int = 1,
-        norm: Norm = identity,
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], in_features: int, out_channels: int, width: int) -> None:
         shape = (out_channels, *image_shape[1:])
         super().__init__(mlp(in_features, math.prod(shape), width), nn.Unflatten(1, shape))
 

@@ -17,9 +17,9 @@ SPREAD = 0.02  # of embeddings at the start (Radford et al. 2019)
 class Block(nn.Module):
     """Attention to the places up to one's own, then a perceptron, each added to x; it starts as the identity."""
 
-    def __init__(self, dim: int, dropout: float = 0.0, head_dim: int = 64) -> None:
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads(dim, head_dim)
+        self.heads = heads(dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), zero(nn.Linear(dim, dim))
         self.perceptron = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), zero(nn.Linear(4 * dim, dim)))

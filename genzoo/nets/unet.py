@@ -12,10 +12,10 @@ from genzoo.nets.conditions import Condition, given, widths
 from genzoo.nets.conv import Norm, conv3x3, enlarged, group_norm, resolutions, zero
 
 
-def timestep_embedding(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
-    """Sinusoids of t (n,) at `dim` / 2 frequencies from 1 down to 1 / `longest` -> (n, dim) (Vaswani et al. 2017)."""
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids of t (n,) at `dim` / 2 frequencies from 1 down to 1e-4 -> (n, dim) (Vaswani et al. 2017)."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=t.device) / half)
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
 
@@ -83,9 +83,9 @@ def attended(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 class Attention(nn.Module):
     """Self-attention over the positions of a feature map, added to it."""
 
-    def __init__(self, channels: int, head_dim: int = 64, norm: Norm = group_norm) -> None:
+    def __init__(self, channels: int, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.heads = heads(channels, head_dim)
+        self.heads = heads(channels)
         self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero(nn.Linear(channels, channels))
@@ -100,9 +100,9 @@ class CrossAttention(nn.Module):
     """Attention of every place of a feature map to the tokens of a condition, added to it (Rombach et al. 2022,
     section 3.3); a place also asks by where it is, which boxes are about."""
 
-    def __init__(self, channels: int, tokens: int, head_dim: int = 64, norm: Norm = group_norm) -> None:
+    def __init__(self, channels: int, tokens: int, norm: Norm = group_norm) -> None:
         super().__init__()
-        self.heads = heads(channels, head_dim)
+        self.heads = heads(channels)
         self.norm = norm(channels)
         self.q, self.kv = nn.Linear(channels, channels), nn.Linear(tokens, 2 * channels)
         self.out = zero(nn.Linear(channels, channels))
@@ -131,8 +131,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.res = TimeResBlock(channels_in, channels_out, time_dim, dropout, norm)
-        self.attention = Attention(channels_out, norm=norm) if attend else nn.Identity()
-        self.cross = CrossAttention(channels_out, tokens, norm=norm) if attend and tokens else None
+        self.attention = Attention(channels_out, norm) if attend else nn.Identity()
+        self.cross = CrossAttention(channels_out, tokens, norm) if attend and tokens else None
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tensor | None = None) -> Tensor:
         h = self.attention(self.res(x, time))
