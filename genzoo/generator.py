@@ -186,6 +186,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
+def from_uint8(u: Tensor) -> Tensor:
+    """0..255, as uint8 or numbers -> [-1, 1]."""
+    return u / 127.5 - 1
+
+
 def dequantise(x: Tensor) -> Tensor:
     """The levels u / 127.5 - 1 of 8-bit images, each moved to a uniform place in its bin, which is 1 / 127.5 wide."""
     return x + (torch.rand_like(x) - 0.5) / 127.5

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genzoo.asking import condition_of
-from genzoo.generator import Generator, HasDenoiser, HasEncode, HasTrajectory, TakesClasses, to_uint8
+from genzoo.generator import Generator, HasDenoiser, HasEncode, HasTrajectory, TakesClasses, from_uint8, to_uint8
 from genzoo.metrics.draw import per_image
 
 ROWS, FRAMES = 8, 8
@@ -24,7 +24,7 @@ def showcase(model: Generator, reals: Tensor, y: Tensor | None = None, seed: int
     `each_asked` has it.
     """
     x = reals[: 2 * ROWS].to(model.device)
-    x = x / 127.5 - 1 if x.dtype == torch.uint8 else x
+    x = from_uint8(x) if x.dtype == torch.uint8 else x
     found = {}
     with per_image(seed, 0, ROWS):
         if isinstance(model, HasEncode) and len(x) == 2 * ROWS:

@@ -13,7 +13,7 @@ def described(function: Callable[..., object]) -> list[str]:
     return [function.__name__, *(f"{key} {value}" for key, value in keywords.items() if value != usual[key].default)]
 
 
-def walked(sampler: Callable[..., object], steps: int, grid: Callable[..., object]) -> list[str]:
+def sampling_in_words(sampler: Callable[..., object], steps: int, grid: Callable[..., object]) -> list[str]:
     """A sampler's name, its steps, what else was set of it, and its grid."""
     name, *options = described(sampler)
     return [name, f"{steps} step{'s' * (steps > 1)}", *options, " ".join(described(grid))]

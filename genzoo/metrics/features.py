@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from genzoo.generator import Able
+from genzoo.generator import Able, from_uint8
 from genzoo.metrics.classifier import WEIGHTS, Classifier, cifar10, classifier, load_classifier
 from genzoo.metrics.frozen import file_sha256, frozen, state_sha256
 from genzoo.metrics.memory import halving
@@ -56,7 +56,7 @@ class Pixels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image_shape:
             raise ValueError(f"features=pixels was made for {self.image_shape} images, got {tuple(images.shape[1:])}.")
-        return images.flatten(1).float() / 127.5 - 1  # (N, C * H * W)
+        return from_uint8(images.flatten(1).float())  # (N, C * H * W)
 
 
 def pixels(image_shape: Sequence[int]) -> nn.Module:

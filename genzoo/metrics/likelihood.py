@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genzoo.generator import Generator, HasLikelihood, HasLikelihoods, Likelihood, bits_per_dim
+from genzoo.generator import Generator, HasLikelihood, HasLikelihoods, Likelihood, bits_per_dim, from_uint8
 from genzoo.metrics.draw import per_image
 from genzoo.metrics.inputs import quantised
 from genzoo.metrics.intervals import t_interval
@@ -54,7 +54,7 @@ def log_probs(way: Likelihood, images: Tensor, model: Generator, batch_size: int
 
     def batch(start: int, size: int) -> Tensor:
         first = mine.start + start
-        x = images[first : first + size].to(model.device, model.dtype) / 127.5 - 1
+        x = from_uint8(images[first : first + size].to(model.device, model.dtype))
         with per_image(seed, first, size):
             return way.log_prob(x).cpu().double()
 

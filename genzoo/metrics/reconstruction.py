@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from genzoo.generator import Able, to_uint8
+from genzoo.generator import Able, from_uint8, to_uint8
 from genzoo.metrics.classes import entropy
 from genzoo.metrics.draw import finite
 from genzoo.metrics.features import extract
@@ -69,7 +69,7 @@ def reconstructed(model: HasReconstruct, images: Tensor, batch_size: int = 256) 
 
     def batch(start: int, size: int) -> tuple[Tensor, Tensor | None]:
         first = mine.start + start
-        x = images[first : first + size].to(model.device, model.dtype) / 127.5 - 1
+        x = from_uint8(images[first : first + size].to(model.device, model.dtype))
         return to_uint8(finite(model.reconstruct(x))).cpu(), model.codes(x).cpu() if coded else None
 
     found, codes = zip(*halving(batch, len(mine), batch_size, "reconstruction"), strict=True)

@@ -10,7 +10,7 @@ from genzoo.diffusion.guidance import classifier_free
 from genzoo.diffusion.samplers import Callback, Denoise, walk
 from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.targets import Coefficients
-from genzoo.diffusion.words import described, walked
+from genzoo.diffusion.words import described, sampling_in_words
 from genzoo.generator import Batch, Generator, OptimizerFactory
 from genzoo.told import Told
 
@@ -140,7 +140,7 @@ class Consistency(Told, Generator):
     @property
     def sampling(self) -> str:
         told = [] if self.condition is None else [" ".join(described(self.guidance))]
-        return ", ".join(walked(self.sampler, self.steps, self.grid) + told)
+        return ", ".join(sampling_in_words(self.sampler, self.steps, self.grid) + told)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from genzoo.diffusion.levels import uniform
 from genzoo.diffusion.likelihood import Bound, Trace, exact, hutchinson, ode_log_prob, variational_bound
 from genzoo.diffusion.samplers import Denoise, heun
 from genzoo.diffusion.schedules import for_each, time_of
-from genzoo.diffusion.words import described, walked
+from genzoo.diffusion.words import described, sampling_in_words
 from genzoo.generator import Generator, Likelihood, OptimizerFactory, dequantise
 from genzoo.told import Told
 
@@ -141,7 +141,7 @@ class Diffusion(Told, Generator):
 
     @property
     def sampling(self) -> str:
-        parts = walked(self.sampler, self.steps, self.grid)
+        parts = sampling_in_words(self.sampler, self.steps, self.grid)
         if self.condition is not None or self.guides:
             parts += [" ".join(described(self.guidance)), *(f"guide {guide.name}" for guide in self.guides)]
         return ", ".join(parts)

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genzoo.diffusion.samplers import Callback, Denoise
 from genzoo.diffusion.schedules import for_each
-from genzoo.diffusion.words import walked
+from genzoo.diffusion.words import sampling_in_words
 from genzoo.generator import Generator, OptimizerFactory
 from genzoo.told import Told
 
@@ -155,7 +155,7 @@ class MeanFlow(Told, Generator):
     @property
     def sampling(self) -> str:
         told = [] if self.omega == 1 else [f"omega {self.omega:g}"]
-        return ", ".join(walked(self.sampler, self.steps, self.grid) + told)
+        return ", ".join(sampling_in_words(self.sampler, self.steps, self.grid) + told)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
