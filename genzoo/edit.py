@@ -21,7 +21,7 @@ from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.command import command, plain
 from genzoo.data.pixels import MODES, decode
 from genzoo.diffusion import editing
-from genzoo.generator import Generator, HasDenoiser, to_uint8
+from genzoo.generator import Generator, HasDenoiser, from_uint8, to_uint8
 from genzoo.metrics.draw import draw
 from genzoo.models.latent import Latent
 from genzoo.nets.conditions import Layout
@@ -110,7 +110,7 @@ def inpaint(image: str, model: Generator, mask: str, method: Callable[..., Tenso
         raise ValueError(f"the mask {mask} is {words(size(mask))}, the image {words(size(image))}: make them one size")
     if not white.any():
         raise ValueError(f"the mask {mask} has no white pixels, which are what is filled in")
-    given, x = torch.stack([picture, picture.masked_fill(white, 128)]), levels(picture)
+    given, x = torch.stack([picture, picture.masked_fill(white, 128)]), from_uint8(picture)
     if isinstance(trained(model), Masked):
         return Edit(partial(composed, image=x, mask=white), given, "its training", masked(x[None], white[None]))
     return Edit(partial(method, image=x, mask=white), given, name_of(method))
@@ -126,7 +126,7 @@ def composed(
 def sdedit(image: str, model: Generator, strength: float) -> Edit:
     """Another image like this one. strength: in (0, 1], how much of it may change."""
     picture = read(image, model.image_shape)
-    return Edit(partial(editing.sdedit, image=levels(picture), strength=strength), picture[None], "SDEdit")
+    return Edit(partial(editing.sdedit, image=from_uint8(picture), strength=strength), picture[None], "SDEdit")
 
 
 def superres(image: str, model: Generator, factor: int | None, method: Callable[..., Tensor]) -> Edit:
@@ -143,7 +143,7 @@ def superres(image: str, model: Generator, factor: int | None, method: Callable[
         raise ValueError(f"factor={factor} does not divide the model's {words((width, height))} pixels")
     small = read(image, (channels, height // factor, width // factor))
     operator = editing.pooling(factor)
-    given, y = operator.pinv(small[None]), levels(small)
+    given, y = operator.pinv(small[None]), from_uint8(small)
     if factor == own:
         return Edit(None, given, f"its training for factor {own}", known(y[None]))
     return Edit(partial(method, operator=operator, y=y), given, name_of(method))
@@ -154,7 +154,7 @@ def colourise(image: str, model: Generator, method: Callable[..., Tensor]) -> Ed
     if model.image_shape[0] != 3:
         raise ValueError("task=colourise asks for a model of RGB images, and this one's are grey")
     grey = read(image, (1, *model.image_shape[1:]))
-    method = partial(method, operator=editing.luma(), y=levels(grey))
+    method = partial(method, operator=editing.luma(), y=from_uint8(grey))
     return Edit(method, grey.expand(1, 3, -1, -1), name_of(method))
 
 
@@ -183,9 +183,9 @@ def maps(image: str | None, model: Generator, file: str | None) -> Edit:
     if (image is None) == (file is None) or (image and type(condition) is Maps):
         raise ValueError("task=maps takes map=FILE, or an image=FILE of which condition=edges or depth makes the map")
     if file:
-        y = known(levels(read(file, (condition.maps - 1, *condition.size)))[None])
+        y = known(from_uint8(read(file, (condition.maps - 1, *condition.size)))[None])
     else:
-        y = condition.of(levels(read(image, shape))[None].to(model.device), None).cpu()
+        y = condition.of(from_uint8(read(image, shape))[None].to(model.device), None).cpu()
     shown = to_uint8(condition(y.to(model.device)).maps[:, :-1].mean(1, keepdim=True)).cpu()
     return Edit(None, shown.expand(-1, *shape[:1], -1, -1), "its training on maps", y)
 
@@ -236,11 +236,6 @@ def size(path: str) -> tuple[int, int]:
 
 def words(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def levels(pixels: Tensor) -> Tensor:
-    """0..255 -> [-1, 1]."""
-    return pixels / 127.5 - 1
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from genzoo.edit import (
     edited,
     inpaint,
     layout,
-    levels,
     main,
     maps,
     read,
@@ -35,7 +34,7 @@ from genzoo.edit import (
     superres,
     text,
 )
-from genzoo.generator import HasDenoiser
+from genzoo.generator import HasDenoiser, from_uint8
 from genzoo.metrics.draw import draw
 from genzoo.nets.maps import Edges, LowResolution, known
 from genzoo.pictures import frames
@@ -226,7 +225,7 @@ def test_superres_asks_a_model_trained_for_it(told, files, tmp_path, capsys) -> 
     assert edit(files, *arguments, "factor=2", f"out={tmp_path / 'other'}") == 0
     assert "by restore, training-free" in capsys.readouterr().out
     model, small = runs.load(run), read(str(files / "small.png"), (1, 2, 2))
-    y = LowResolution((1, 8, 8), 4).of(levels(small).repeat_interleave(4, 1).repeat_interleave(4, 2)[None], None)
+    y = LowResolution((1, 8, 8), 4).of(from_uint8(small).repeat_interleave(4, 1).repeat_interleave(4, 2)[None], None)
     assert np.array_equal(results(tmp_path / "own"), draw(model.sample, 3, y=y.expand(3, -1, -1, -1)).numpy())
     assert not np.array_equal(results(tmp_path / "own"), draw(model.sample, 3, y=0 * y.expand(3, -1, -1, -1)).numpy())
     assert edit(files, *arguments, "y=3", f"out={tmp_path}") == 2
@@ -290,7 +289,7 @@ def test_maps_are_made_of_an_image_or_read_from_a_file(told, files, tmp_path, ca
     run = told("condition=edges")
     assert edit(files, f"run={run}", "task=maps", "image=image.png", "n=2", f"out={tmp_path / 'image'}") == 0
     assert "by its training on maps" in capsys.readouterr().out
-    model, image = runs.load(run), levels(read(str(files / "image.png"), (1, 8, 8)))
+    model, image = runs.load(run), from_uint8(read(str(files / "image.png"), (1, 8, 8)))
     y = Edges((1, 8, 8)).of(image[None], None).expand(2, -1, -1, -1)
     assert np.array_equal(results(tmp_path / "image"), draw(model.sample, 2, y=y).numpy())
     shown = maps(str(files / "image.png"), model, None).given[0, 0].numpy()
@@ -306,7 +305,7 @@ def test_maps_are_made_of_an_image_or_read_from_a_file(told, files, tmp_path, ca
 def test_maps_of_the_data_are_read_from_a_file(told, files) -> None:
     model = runs.load(told("condition=maps", "condition.channels=3"))
     found = maps(None, model, str(files / "photo.png"))
-    assert torch.equal(found.y, known(levels(read(str(files / "photo.png"), (3, 8, 8)))[None]))
+    assert torch.equal(found.y, known(from_uint8(read(str(files / "photo.png"), (3, 8, 8)))[None]))
     assert found.given.shape == (1, 1, 8, 8)
     for image, file in ((None, None), ("image.png", "map.png"), ("image.png", None)):
         with pytest.raises(ValueError, match="task=maps takes map=FILE, or an image=FILE of which"):
