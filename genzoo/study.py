@@ -1,26 +1,31 @@
 """A study: experiments/<name>/study.yaml names a question, a grid of runs and a budget; one command answers it."""
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from itertools import product
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from genzoo import report
-from genzoo.command import DEBUG, conf_folder, folder_name
-from genzoo.provenance import command_line
+from genzoo.command import DEBUG, conf_folder, folder_name, in_words, quoted, refuse_option
+from genzoo.provenance import command_line, refuse_secrets
 from genzoo.runs import write_json
 from genzoo.suggest import did_you_mean, one_line
 
 OPTION = "+study="
-NAMELESS = ("seed", "study", "logger", "logger.wandb.artifact")  # conf/hydra/genzoo.yaml: no part of a folder's name
 
 
 class Study(NamedTuple):
     """name: of the folder in experiments/ and in outputs/; settings: of its study.yaml; typed: the command line's
-    arguments; arguments: the same for Hydra.
+    arguments; overrides: of the command line and the grid; arguments: all of it for Hydra.
 
     The grid of study.yaml gives each key its list of values; a key on the command line takes the place of the grid's.
     """
@@ -28,6 +33,7 @@ class Study(NamedTuple):
     name: str
     settings: dict[str, Any]
     typed: list[str]
+    overrides: list[str]
     arguments: list[str]
 
     @property
@@ -35,25 +41,22 @@ class Study(NamedTuple):
         return Path("outputs", self.name)
 
     def cells(self) -> list[dict[str, Any]]:
-        """Every run of the grid: its folder in the study's, as conf/hydra/genzoo.yaml names it, and its overrides."""
-        keys, values = zip(*(a.split("=", 1) for a in self.arguments if is_override(a)), strict=True)
-        choices = [[value] if value.startswith(("[", "'", '"')) else value.split(",") for value in values]
-        return [self.cell([f"{k}={v}" for k, v in zip(keys, chosen, strict=True)]) for chosen in product(*choices)]
+        """Every run that Hydra will start: its folder in the study's, as Hydra names it, and its overrides."""
+        no_names = nameless()
+        return [cell(chosen, no_names) for chosen in BasicSweeper.split_arguments(parsed(self.overrides), None)[0]]
 
-    def cell(self, overrides: Sequence[str]) -> dict[str, Any]:
-        own = [o for o in overrides if o.partition("=")[0] not in ("study", f"+{self.name}")]
-        seed = next((o for o in own if o.startswith("seed=")), "seed=0")
-        named = ",".join(sorted(o for o in own if o.partition("=")[0] not in NAMELESS))
-        return {"folder": f"{folder_name(named)}/{seed}", "overrides": own}
+    def budget(self) -> dict[str, Any]:
+        """What each run may use; None for what the runs differ in."""
+        given = [o for o in parsed(self.overrides) if o.key_or_group.startswith("budget.")]
+        values = {o.key_or_group.removeprefix("budget."): None if o.is_sweep_override() else o.value() for o in given}
+        return {**self.settings.get("budget", {}), **values}
 
     def plan(self) -> None:
         """Write study.json, by which the report knows what there should be."""
-        given = dict(a.split("=", 1) for a in self.typed if a.startswith("budget."))
-        budget = {**self.settings.get("budget", {}), **{k.removeprefix("budget."): v for k, v in given.items()}}
         content = {
             "name": self.name,
             "question": self.settings.get("question", ""),
-            "budget": budget,
+            "budget": self.budget(),
             "command": command_line("genzoo.run", self.typed),
             "cells": self.cells(),
         }
@@ -76,32 +79,69 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
     return ["-m", OPTION + name, *(o for o in overrides if o not in (mark, f"study={name}"))]
 
 
-def is_override(argument: str) -> bool:
-    """key=value, neither an option nor a setting of Hydra's own."""
-    return "=" in argument and not argument.startswith(("-", "hydra.", "hydra/"))
+def cell(overrides: Sequence[str], no_names: Sequence[str]) -> dict[str, Any]:
+    """One run of a study: its folder as conf/hydra/genzoo.yaml has it, and its overrides."""
+    own = [o for o in parsed(overrides) if not o.is_hydra_override() and o.key_or_group != "study"]
+    seed = next((o.value() for o in own if o.key_or_group == "seed"), 0)
+    named = get_overrides_dirname(own, no_names, item_sep=",", kv_sep="=")
+    return {"folder": f"{folder_name(named)}/seed={seed}", "overrides": [o.input_line for o in own]}
+
+
+def nameless() -> list[str]:
+    """The keys that are no part of a folder's name."""
+    settings = yaml.safe_load(Path(conf_folder(), "hydra", "genzoo.yaml").read_text())
+    return settings["job"]["config"]["override_dirname"]["exclude_keys"]
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them. Raises ValueError for one that its grammar refuses."""
+    with in_words("config"):
+        return grammar().parse_overrides(list(overrides))
+
+
+@cache
+def grammar() -> OverridesParser:
+    """Hydra's, with the files of conf/ for glob()."""
+    return OverridesParser.create(ConfigLoaderImpl(create_config_search_path(conf_folder())))
+
+
+def line_of(arguments: Sequence[str]) -> Namespace:
+    """The arguments as Hydra takes them apart, options and overrides in any order."""
+    parser = get_args_parser()
+    parser.error = refuse_option
+    return parser.parse_known_intermixed_args(arguments)[0]
+
+
+def written(value: Any) -> str:
+    """A value of a grid as one writes it on the command line; strings may use Hydra's grammar."""
+    return value if isinstance(value, str) else Override._get_value_element_as_str(value)
 
 
 def asked(arguments: Sequence[str]) -> Study | None:
     """The study that `+study=NAME` among the arguments asks for, found in --config-dir or in experiments/; else None.
 
-    Raises FileNotFoundError for a name that is in neither, ValueError for one without a grid or without -m.
+    Raises FileNotFoundError for a name that is in neither, ValueError for one without a grid or without -m, and for
+    overrides that cannot be read or hold a secret.
     """
     if OPTION.rstrip("=") in arguments:
         raise ValueError(f"{OPTION[:-1]} names no study: write {OPTION}NAME, the name of a folder in experiments/")
     name = next((a.removeprefix(OPTION) for a in arguments if a.startswith(OPTION)), None)
     if name is None:
         return None
-    root = root_of(name, arguments)
+    refuse_secrets(arguments)  # before study.json is written
+    line = line_of(arguments)
+    root = root_of(name, line.config_dir)
     settings = read(root / name / "study.yaml")
-    grid = settings["grid"]
-    if not {"-m", "--multirun"} & set(arguments):
+    if not line.multirun:
         raise ValueError(f"{OPTION}{name} is a sweep: add -m")
-    given = [a for a in arguments if not a.startswith(OPTION)]
-    keys = {a.partition("=")[0] for a in given}
-    sweep = [f"{key}={','.join(map(str, values))}" for key, values in grid.items() if key not in keys]
+    options = [a for a in arguments if a not in line.overrides]
+    overrides = [quoted(o) for o in line.overrides if not o.startswith(OPTION)]
+    keys = {o.key_or_group for o in parsed(overrides)}
+    overrides += [f"{key}={','.join(map(written, v))}" for key, v in settings["grid"].items() if key not in keys]
     own = ["study=" + name, f"+{name}=study", f"hydra.searchpath=[file://{root}]"]
-    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*NAMELESS, name))}]"
-    return Study(name, settings, [a for a in arguments if a != DEBUG], [*given, *sweep, *own, excluded])
+    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*nameless(), name))}]"
+    typed = [a for a in arguments if a != DEBUG]
+    return Study(name, settings, typed, overrides, [*options, *overrides, *own, excluded])
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -116,11 +156,10 @@ def read(path: Path) -> dict[str, Any]:
     return settings
 
 
-def root_of(name: str, arguments: Sequence[str]) -> Path:
+def root_of(name: str, config_dir: str | None) -> Path:
     """The folder that holds `name`/study.yaml."""
-    named = [after for a, after in zip(arguments, [*arguments[1:], ""], strict=True) if a in ("--config-dir", "-cd")]
-    named += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
-    roots = [Path(folder).resolve() for folder in (*named, "experiments", Path(conf_folder()).parent / "experiments")]
+    places = ("experiments", Path(conf_folder()).parent / "experiments")
+    roots = [Path(folder).resolve() for folder in ([config_dir, *places] if config_dir else places)]
     for root in roots:
         if name and (root / name / "study.yaml").is_file():
             return root

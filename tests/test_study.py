@@ -1,5 +1,6 @@
 """Studies: one command for a grid of runs, that may be killed and repeated."""
 
+import itertools
 import json
 import os
 import re
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from genzoo import runs, study
-from genzoo.command import folder_name
+from genzoo.command import conf_folder, folder_name
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/study.yaml"))
@@ -129,6 +131,45 @@ def test_a_key_on_the_command_line_replaces_the_grids(user: Path) -> None:
     ]
 
 
+GRID = """\
+# @package _global_
+grid:
+  model.net.attention: [[4], [4, 8]]
+  budget.minutes: [null, 2]
+  seed: [0]
+defaults:
+  - override /model: ddpm
+budget: {images: 256}
+"""
+
+
+def test_cells_are_the_runs_that_hydra_starts(tmp_path: Path) -> None:
+    """Of values of every grammar, in folders of the names that Hydra gives them."""
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/study.yaml").write_text(GRID)
+    typed = ["++seed=range(0,2)", "-m", f"--config-dir={tmp_path}", "on_nan=skip", "~callbacks.tuned", "from=~/a=b"]
+    asked = study.asked([*typed, "+study=grid", "++model.net.attention=[8],[16]", "budget.images=1_000"])
+    cells = asked.cells()
+    found = [sorted(o for o in cell["overrides"] if o.startswith(("++", "budget.minutes"))) for cell in cells]
+    assert sorted(found) == [
+        [f"++model.net.attention=[{width}]", f"++seed={seed}", f"budget.minutes={minutes}"]
+        for width, seed, minutes in itertools.product((16, 8), (0, 1), (2, "null"))
+    ]
+    assert asked.budget() == {"images": 1000, "minutes": None}
+    own = [a for a in asked.arguments if a.startswith(("hydra.", "+grid", "study="))]
+    with initialize_config_dir(config_dir=conf_folder(), version_base="1.3"):
+        for cell in cells[:: len(cells) - 1]:
+            cfg = compose("config", overrides=[*cell["overrides"], *own], return_hydra_config=True)
+            assert cell["folder"] == f"{folder_name(cfg.hydra.job.override_dirname)}/seed={cfg.seed}"
+            assert "~callbacks.tuned" in cell["folder"] and "on_nan" not in cell["folder"]
+
+
+def test_a_glob_is_the_files_of_conf() -> None:
+    asked = study.asked(["-m", "+study=demo", "model=glob(ddpm*)"])
+    models = sorted(path.stem for path in (ROOT / "conf/model").glob("ddpm*.yaml"))
+    assert [cell["overrides"] for cell in asked.cells()] == [[f"model={model}"] for model in models]
+
+
 def test_a_sweep_without_a_study_is_left_alone() -> None:
     assert study.asked(["-m", "model=vae,gan"]) is None
     assert study.as_typed(["model=vae", "study=x"]) == ["model=vae", "study=x"]
@@ -139,6 +180,9 @@ def test_a_sweep_without_a_study_is_left_alone() -> None:
     [
         (["-m", "+study=nothing"], "No study 'nothing': there are demo"),
         (["+study=demo"], "is a sweep: add -m"),
+        (["-m", "+study=demo", "model.betas=[1"], "'model.betas=[1' cannot be read"),
+        (["-m", "+study=demo", "logger.wandb.api_key=abc"], "logger.wandb.api_key=***: a secret among the overrides"),
+        (["-m", "+study=demo", "--config-dir"], "expected one argument; --help says what there is"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: list[str], sentence: str) -> None:
