@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from genzoo.files import told, write_bytes
 
-STRIPS = ("interpolation", "trajectory", "asked", "reconstruction")  # arrays of samples.npz that are shown row by row
+STRIPS = ("interpolation", "trajectory", "classes", "asked", "reconstruction")  # of samples.npz, shown row by row
 SMALL_FILES = ("metrics.json", "config.yaml", "curves.csv", "samples.png")
 
 
@@ -172,13 +172,17 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def pictures(path: Path) -> dict[str, Any]:
-    """The rows of images in samples.npz, each array as one wandb.Image; reconstructions below their originals."""
+    """The rows of images in samples.npz, each array as one wandb.Image; reconstructions below their originals.
+
+    {} for points, which are no pictures.
+    """
     import wandb
 
     if not path.is_file():
         return {}
     with np.load(path, allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in STRIPS if name in arrays}
+        rows = {name: arrays[name] for name in STRIPS if name in arrays}
+        found = {name: images for name, images in rows.items() if images.shape[-3] in (1, 3)}
         if "reconstruction" in found:
             found["reconstruction"] = np.stack(
                 [arrays["real"][: len(found["reconstruction"])], found["reconstruction"]]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genzoo.loggers import CurvesFile, WandbCurves, finish_wandb, run_id, strip, summary, wandb_mode
+from genzoo.loggers import CurvesFile, WandbCurves, finish_wandb, pictures, run_id, strip, summary, wandb_mode
 
 SETTINGS = {"seed": 3, "study": "s", "model": {"_target_": "genzoo.models.vae.VAE", "latent": 8}}
 RECORD = {
@@ -266,3 +266,12 @@ def test_a_strip_puts_row_r_and_column_c_where_they_belong():
         tile = picture[4 * r : 4 * r + 4, 5 * c : 5 * c + 5]
         assert np.array_equal(tile, images[r, c].transpose(1, 2, 0))
     assert np.array_equal(strip(images[:, :, :1])[:, :, 2], picture[:, :, 0])
+
+
+def test_rows_of_points_are_no_pictures(tmp_path):
+    """Of data=toy2d, which a VAE, a flow and a diffusion model have rows of."""
+    points = {"interpolation": (8, 8, 2, 1, 1), "trajectory": (8, 8, 2, 1, 1), "reconstruction": (16, 2, 1, 1)}
+    shapes = {**points, "real": (16, 2, 1, 1), "classes": (3, 8, 1, 4, 4)}
+    np.savez(tmp_path / "samples.npz", **{name: np.zeros(shape, np.uint8) for name, shape in shapes.items()})
+    found = pictures(tmp_path / "samples.npz")
+    assert {name: image.image.size for name, image in found.items()} == {"classes": (8 * 4, 3 * 4)}
