@@ -100,9 +100,14 @@ def leading(scores: dict[str, Any]) -> list[str]:
 
 
 def row_in_words(name: str, row: dict[str, Any]) -> str:
-    """FD-digits 1.58 ± 0.41 (n=400), with the half-width of the 95% interval."""
-    half = f" ± {row['value'] - row['ci95'][0]:.2g}" if "ci95" in row else ""
-    return f"{name} {row['value']:.4g}{half} (n={row['n']:,})"
+    """FD-digits 1.58 ± 0.41 (n=400) with the 95% interval, whose ends stand in brackets where one arm is longer."""
+    return f"{name} {row['value']:.4g}{arms(row['value'], *row['ci95']) if 'ci95' in row else ''} (n={row['n']:,})"
+
+
+def arms(value: float, low: float, high: float) -> str:
+    """Such as ± 0.41, or [0.68, 0.99] where the arms differ as printed; after a space."""
+    below, above = (f"{arm:.2g}" for arm in (value - low, high - value))
+    return f" ± {above}" if below == above else f" [{low:.3g}, {high:.3g}]"
 
 
 @command("score")

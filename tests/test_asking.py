@@ -17,10 +17,11 @@ from genzoo.data.splits import Images
 from genzoo.generator import Generator
 from genzoo.metrics.evaluate import evaluate
 from genzoo.metrics.features import classifier, pixels
+from genzoo.metrics.intervals import share_interval
 from genzoo.nets.conditions import Classes, Condition, Layout
 from genzoo.nets.maps import LowResolution
 from genzoo.nets.text import Text
-from genzoo.score import table
+from genzoo.score import row_in_words, table
 
 from .conftest import composed
 
@@ -132,6 +133,15 @@ def test_the_record_holds_shares_and_their_ceiling(tmp_path) -> None:
     assert row["n"] == row["asked"] == 60 and row["ci95"][0] < row["value"] <= row["ci95"][1]
     assert record["calibration"]["real test"]["class right"]["value"] > 0.95
     assert "class right" not in record["calibration"]["real train"]
+
+
+@pytest.mark.parametrize(("right", "told"), [(7, "[0.397, 0.892]"), (10, "[0.722, 1]"), (5, "± 0.26")])
+def test_a_skewed_interval_is_told_by_its_ends(right: int, told: str) -> None:
+    """Wilson's of shares of 10; the numbers are scipy's, of binomtest(right, 10).proportion_ci(method="wilson")."""
+    ci95 = share_interval(right / 10, 0.0, n=10, dof=10**9)
+    assert row_in_words("class right", {"value": right / 10, "ci95": ci95, "n": 10}) == (
+        f"class right {right / 10:.4g} {told} (n=10)"
+    )
 
 
 def test_a_sweeps_table_has_a_column_for_each_share() -> None:
