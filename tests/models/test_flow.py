@@ -215,7 +215,7 @@ def test_probabilities_sum_to_one_for_each_class_and_over_them(coupling) -> None
 
 def test_all_classes_are_asked_of_one_dequantised_image() -> None:
     """At its start the flow hears no class, so that their mixture is any one of them."""
-    model = flow((2, 4, 4), steps=1, classes=3).eval()
+    model = flow((2, 4, 4), steps=1, classes=3).double().eval()
     x = torch.randint(256, (5, 2, 4, 4)).double() / 127.5 - 1
     torch.manual_seed(1)
     log_p = model.log_prob(x)
