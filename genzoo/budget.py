@@ -17,6 +17,8 @@ NEVER = 10**12  # batches between validations
 class Budget(Callback):
     """Counts the images, the seconds and the multiply-adds of training, and ends it when the budget is spent.
 
+    It keeps the model's `images_seen` and `spent`.
+
     images: to learn from; `minutes` of training, or `flops`, take its place where they are given.
     checks: validations, at equal shares of the budget.
     Lightning's steps will not do: a GAN takes two optimiser steps a batch and global_step counts both.
@@ -30,7 +32,7 @@ class Budget(Callback):
         self.checks = checks
         self.seen, self.seconds, self.paused = 0, 0.0, False
         self.checked = 0  # shares of the budget at whose end a validation was due
-        self.due = False  # the validation that the last one asked for is still to come
+        self.due = False  # a validation was asked for, and has not ended
         self.multiply_adds: float | None = None  # of an image's share of a training step, counted in the first one
         self.counter: Counter | None = None
 
@@ -44,8 +46,8 @@ class Budget(Callback):
         return self.spent(images) / self.asked
 
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
-        self.seen = model.images_seen
-        trainer.should_stop = self.share(self.seen) >= 1  # a run that was stopped between training and scores
+        self.tell(model)
+        trainer.should_stop = model.spent >= 1  # a run that was stopped between training and scores
         self.started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, model: Generator, batch: Any, batch_idx: int) -> None:
@@ -62,16 +64,20 @@ class Budget(Callback):
             if self.kind == "flops" and not self.multiply_adds:
                 raise ValueError("budget.flops: this model's step has no multiply-adds to count; set budget.images")
         model.images_seen += len(batch[0]) * trainer.world_size
-        self.seen = model.images_seen
         self.tick(trainer)
+        self.tell(model)
         if step_ends(trainer, batch_idx):
-            share = self.share(self.seen)
-            trainer.should_stop = trainer.should_stop or share >= 1
+            trainer.should_stop = trainer.should_stop or model.spent >= 1
             if self.checks:
-                reached = math.floor(share * self.checks)
+                reached = math.floor(model.spent * self.checks)
                 self.checked, self.due = reached, reached > self.checked
         if self.checks:
             trainer.val_check_batch = 1 if self.due else NEVER
+
+    def tell(self, model: Generator) -> None:
+        """The model how much of the budget it has spent."""
+        self.seen = model.images_seen
+        model.spent = min(self.share(self.seen), 1.0)
 
     def tick(self, trainer: Trainer) -> None:
         """Count the time since the last tick as training, unless it was paused."""

@@ -34,6 +34,7 @@ class Generator(LightningModule):
         self.optimizer = optimizer
         self.clip = clip
         self.images_seen = 0  # counted by budget.Budget
+        self.spent = 0.0  # share of the budget, in [0, 1], set by it
 
     @property
     def family(self) -> str:

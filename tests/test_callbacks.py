@@ -153,6 +153,29 @@ def test_validations_at_equal_shares_of_the_budget(unit: dict) -> None:
     assert watch.seen == [20, 40, 60]
 
 
+class Hearing(Falling):
+    """Writes down at every step what it is told that it has spent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = []
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        self.told.append(self.spent)
+        return super().loss(x, y)
+
+
+def test_the_model_knows_the_share_of_the_budget_that_it_has_spent(tmp_path: Path) -> None:
+    """Whatever stands before the budget among the callbacks, and where a run goes on."""
+    model, budget = Hearing(), Budget(50)
+    trainer = fit(model, [LastCheckpoint(tmp_path), budget], max_epochs=1, batches=3)
+    assert model.told == [0.0, 0.2, 0.4] and model.spent == 0.6
+    trainer.save_checkpoint(tmp_path / "here.ckpt")
+    again = Hearing()
+    fit(again, [LastCheckpoint(tmp_path), Budget(50)], checkpoint=tmp_path / "here.ckpt", size=15)
+    assert again.told == [0.6, 0.9] and again.spent == 1.0
+
+
 def test_a_run_that_ends_before_its_budget_says_so() -> None:
     budget = Budget(60)
     fit(Falling(), [budget], max_epochs=1, batches=3)

@@ -94,6 +94,13 @@ def test_what_cannot_be_exchanged_is_refused(run, tmp_path, capsys) -> None:
     assert isinstance(vae, torch.nn.Identity)
 
 
+def test_a_model_that_is_guided_by_itself_alone_refuses_a_guide_at_once(settings) -> None:
+    model = genzoo.runs.build(settings("model=consistency", "condition=classes", "width=8"))
+    asked = {"sampler": None, "spacing": None, "steps": None, "guidance": {}, "guide": "a/run"}
+    with pytest.raises(ValueError, match="Consistency has no guide: leave it out"):
+        sample.exchange_sampling(model, asked)
+
+
 def test_a_prior_of_codes_is_drawn_from_otherwise(settings) -> None:
     model = genzoo.runs.build(settings("model=code_prior", "condition=classes", "width=8"))
     asked = {"sampler": None, "spacing": None, "steps": None, "guide": None, "temperature": 0.5, "top_k": 3}

@@ -11,7 +11,7 @@ from genzoo.diffusion.samplers import Callback, Denoise, walk
 from genzoo.diffusion.schedules import for_each
 from genzoo.diffusion.targets import Coefficients
 from genzoo.diffusion.words import described, sampling_in_words
-from genzoo.generator import Batch, Generator, OptimizerFactory
+from genzoo.generator import Generator, OptimizerFactory
 from genzoo.told import Told
 
 
@@ -65,8 +65,6 @@ class Consistency(Told, Generator):
     guidance: (predict, y) -> denoise, of genzoo.diffusion.guidance, from the null's end to the condition's.
     """
 
-    guides: Sequence[nn.Module] = ()
-
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -95,17 +93,11 @@ class Consistency(Told, Generator):
         self.sigma_data, self.time_scale = sigma_data, time_scale
         self.dropout, self.guidance = dropout, guidance
         self.c = huber * math.sqrt(math.prod(self.image_shape))
-        self.share = 0.0  # of the budget that is spent
         self.register_buffer("sigmas", schedule(last + 1).float())
         self.register_asks()
         grid(self.sigmas, steps)  # raises now, not after hours of training
 
     # --- Training.
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        budget = next(callback for callback in self.trainer.callbacks if hasattr(callback, "share"))
-        self.share = budget.share(self.images_seen)
-        return super().training_step(batch, batch_idx)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Equation 10 of Song et al. 2023, its weight and its distance those of Song & Dhariwal 2024 (table 1)."""
@@ -118,7 +110,7 @@ class Consistency(Told, Generator):
 
     def neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The two ends of a step of the present grid for each image, (n, 1, 1, 1)."""
-        sigmas = self.schedule(doubling(self.share, self.first, self.last) + 1)
+        sigmas = self.schedule(doubling(self.spent, self.first, self.last) + 1)
         i = torch.multinomial(log_normal_weights(sigmas, self.mean, self.std), len(x), replacement=True)
         low, high = (sigmas[j].to(x, non_blocking=True).view(-1, 1, 1, 1) for j in (i, i + 1))
         return low, high
@@ -151,8 +143,6 @@ class Consistency(Told, Generator):
 
     def ends(self, y: Tensor | None = None) -> Denoise:
         """`denoise` for samplers, of these conditions, guided and limited, which counts network calls."""
-        if self.guides:
-            raise ValueError("a consistency model is guided by itself alone: leave out guide")
         self.nfe = 0
         guided = self.guidance(self.counted, y)
         return lambda x, sigma: self.limited(guided(x, sigma))
