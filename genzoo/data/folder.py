@@ -1,4 +1,4 @@
-"""Any tree of images: the first folder below the root (or below train/, val/, test/) is the class; or captions."""
+"""Any tree of images: the first folder below the root (or below train/, val/, test/) is the class; captions; maps."""
 
 import csv
 import json
@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from genzoo.data.captions import LENGTH, caption_bytes
+from genzoo.data.datamodule import to_float
 from genzoo.data.pixels import decode, decode_all, printable, tell_bad
 from genzoo.data.splits import Images, Splits, held_out
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 METADATA = {"metadata.jsonl": lambda lines: map(json.loads, filter(str.strip, lines)), "metadata.csv": csv.DictReader}
-ASKS = ("class", "caption")
+ASKS = ("class", "caption", "map")
 Pair = tuple[Path, Path]  # a file relative to the root, and relative to the folder that holds the classes
 
 
@@ -32,6 +33,8 @@ def folder(
     on_bad: str = "stop",
     ask: str = "class",
     length: int = LENGTH,
+    maps: str | None = None,
+    map_channels: int = 1,
 ) -> Splits:
     """The images below `path`, resized and centre-cropped to `size`: one side, or height and width.
 
@@ -41,36 +44,42 @@ def folder(
     are no labels. Links to folders are not followed.
 
     on_bad: "stop" at an unreadable file or "skip" it; the log lists what is skipped.
-    ask: what y is, "class", or "caption" (n, length) uint8, UTF-8 padded with zeros: see `captions`.
+    ask: what y is, "class", or "caption" (n, length) uint8, UTF-8 padded with zeros: see `captions`; or "map"
+        (n, map_channels, H, W) float32 in [-1, 1], from the images below `maps`, see `map_files`, resized and cropped
+        as the images are, so that the two have to have the same proportions.
     Raises FileNotFoundError without images, ValueError for an unreadable file or folder, an empty split, or an image
-    without a caption that is asked for.
+    without a caption or map that is asked for.
     """
     if ask not in ASKS:
-        raise ValueError(f"data.ask={ask}: choose {' or '.join(ASKS)}.")
+        raise ValueError(f"data.ask={ask}: choose {', '.join(ASKS[:-1])} or {ASKS[-1]}.")
     root = Path(path).expanduser()
     files = image_files(root)
     groups = divide(files, val, test)
     said = captions(root, files, length) if ask == "caption" else None
-    classes = class_names(groups) if said is None else None
+    drawn = map_files(root, files, maps) if ask == "map" else None
+    classes = class_names(groups) if ask == "class" else None
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"data.size={size}: give sides of at least 1.")
     for split, group in groups.items():
         if not group:
             raise ValueError(f"No {split} images in {root}: add some, raise data.{split}, or make a {split}/ folder.")
-    shape = (channels, height, width)
     parts = []
     for split, group in groups.items():
-        x, kept = load(root, split, group, shape, on_bad)
-        parts.append(Images(x, labels([group[i] for i in kept], classes, said, length)))
+        x, kept = load(root, split, [root / file for file, _ in group], (channels, height, width), on_bad)
+        group = [group[i] for i in kept]
+        if drawn is None:
+            parts.append(Images(x, labels(group, classes, said, length)))
+        else:
+            parts.append(with_maps(x, Path(maps), split, [drawn[file] for file, _ in group], map_channels, on_bad))
     return Splits(*parts, class_names=classes)
 
 
-def image_files(root: Path) -> list[Path]:
-    """All images below root as relative paths, sorted; hidden files and folders left out."""
+def image_files(root: Path, key: str = "data.path") -> list[Path]:
+    """All images below root, the value of `key`, as relative paths, sorted; hidden files and folders left out."""
     files = sorted(file.relative_to(root) for file in visible_files(root) if is_image(file))
     if not files:
-        raise FileNotFoundError(f"There are no images below {root}: set data.path to a folder of images.")
+        raise FileNotFoundError(f"There are no images below {root}: set {key} to a folder of images.")
     return files
 
 
@@ -118,12 +127,15 @@ def class_names(groups: dict[str, list[Pair]]) -> tuple[str, ...] | None:
     return tuple(sorted({printable(file.parts[0]) for file in inner}))
 
 
-def load(root: Path, split: str, group: list[Pair], shape: Sequence[int], on_bad: str) -> tuple[Tensor, list[int]]:
-    """One split in memory, and which files of the group it holds. Raises ValueError if every image of it is skipped."""
-    x, kept, bad = decode_all([root / file for file, _ in group], partial(_read, shape=shape), shape, on_bad)
-    tell_bad(bad, len(group), split)
+def load(root: Path, split: str, files: list[Path], shape: Sequence[int], on_bad: str) -> tuple[Tensor, list[int]]:
+    """The files of one split in memory, uint8 (n, C, H, W), and which of them; root: where they lie, for errors.
+
+    Raises ValueError if every one of them is skipped.
+    """
+    x, kept, bad = decode_all(files, partial(_read, shape=shape), shape, on_bad)
+    tell_bad(bad, len(files), split)
     if not kept:
-        raise ValueError(f"All {len(group)} {split} images in {root} are unreadable, so none is left to use. {bad[0]}")
+        raise ValueError(f"All {len(files)} {split} images in {root} are unreadable, so none is left to use. {bad[0]}")
     return x, kept
 
 
@@ -187,3 +199,37 @@ def beside(file: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.with_suffix('.txt')} cannot be read ({error}): make it UTF-8 text.") from error
+
+
+# --- Maps.
+
+
+def map_files(root: Path, files: list[Path], maps: str | None) -> dict[Path, Path]:
+    """The map of each image: what has its path and name below `maps`, with any ending, so cats/a.png of cats/a.jpg.
+
+    Raises ValueError without `maps`, and for an image without a map, or with several.
+    """
+    if maps is None:
+        raise ValueError(
+            "data.ask=map needs data.maps=FOLDER: for each image below data.path one of the same name there."
+        )
+    place = Path(maps).expanduser()
+    found: dict[Path, list[Path]] = {}
+    for file in image_files(place, "data.maps"):
+        found.setdefault(file.with_suffix(""), []).append(place / file)
+    for file in files:
+        there, name = found.get(file.with_suffix(""), []), printable(str(root / file))
+        if not there:
+            missing = printable(str((place / file).with_suffix(".png")))
+            raise ValueError(f"{name} has no map: make {missing}, or one with another ending, or set data.ask=class.")
+        if len(there) > 1:
+            raise ValueError(
+                f"{name} has {len(there)} maps, {' and '.join(printable(str(m)) for m in there)}: keep one."
+            )
+    return {file: found[file.with_suffix("")][0] for file in files}
+
+
+def with_maps(x: Tensor, maps: Path, split: str, files: list[Path], channels: int, on_bad: str) -> Images:
+    """Images x (n, C, H, W) and their maps (n, channels, H, W) in [-1, 1]; where a map is skipped, so is its image."""
+    y, kept = load(maps, f"{split} map", files, (channels, *x.shape[2:]), on_bad)
+    return Images(x[kept], to_float(y))

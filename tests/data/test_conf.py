@@ -66,6 +66,8 @@ def test_the_source_gets_its_keys_from_the_command_line(conf: Path, tmp_path: Pa
         "ask": "class",
         "length": 100,
         "on_bad": "stop",
+        "maps": None,
+        "map_channels": 1,
     }
     toy = module(conf, "data=toy2d", "data.kind=moons", "+data.train=100", "+data.val=10", "+data.test=20")
     assert [len(toy.split(name).x) for name in ("train", "val", "test")] == [100, 10, 20]

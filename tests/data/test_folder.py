@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hydra.utils import instantiate
+from PIL import Image, ImageOps
 
+from genzoo import runs
 from genzoo.data.captions import caption_strings
 from genzoo.data.folder import folder
 from genzoo.data.pixels import to_pixels
+from genzoo.run import finish
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -280,8 +283,89 @@ def test_wrong_captions_are_named(told: Path, name: str) -> None:
     with pytest.raises(ValueError, match=said.replace("{tree}", str(told))):
         folder(str(told), **SHARES, ask="caption")
     assert folder(str(told), **SHARES).class_names  # no caption is asked for, none is read
-    with pytest.raises(ValueError, match=r"^data\.ask=words: choose class or caption\.$"):
+    with pytest.raises(ValueError, match=r"^data\.ask=words: choose class, caption or map\.$"):
         folder(str(told), ask="words")
+
+
+# --- Maps.
+
+
+@pytest.fixture
+def maps(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of maps: of each image its own negative, as another kind of file."""
+    place = tmp_path_factory.mktemp("maps")
+    for file in tree.rglob("[0-9]*.png"):
+        (place / file.relative_to(tree)).parent.mkdir(parents=True, exist_ok=True)
+        ImageOps.invert(Image.open(file)).save((place / file.relative_to(tree)).with_suffix(".bmp"))
+    return place
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_image_has_its_map_resized_and_cropped_alike(tree: Path, maps: Path, channels: int) -> None:
+    asked = {"ask": "map", "maps": str(maps), "map_channels": channels, "channels": channels}
+    plain, splits = (
+        folder(str(tree), size=[8, 12], val=0.2, test=0.3, **more) for more in ({"channels": channels}, asked)
+    )
+    assert splits.class_names is None
+    for before, after in zip(plain[:3], splits[:3]):
+        assert torch.equal(after.x, before.x) and after.y.dtype == torch.float32
+        assert after.y.shape == (len(after.x), channels, 8, 12)
+        negative = 255 - (after.y + 1) * 127.5
+        assert (negative - after.x).abs().max() < 1.01  # a grey level's rounding
+
+
+def test_a_skipped_map_takes_its_image_along(tree: Path, maps: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = {**SHARES, "ask": "map", "maps": str(maps), "map_channels": 3}
+    whole = folder(str(tree), **asked)
+    (maps / "bee" / "7.bmp").write_bytes(b"no image at all")
+    (tree / "ant" / "3.png").write_bytes(b"no image at all")
+    with pytest.raises(ValueError, match=r"^Cannot read the image .*(ant/3\.png|bee/7\.bmp) "):
+        folder(str(tree), **asked)
+    with caplog.at_level(logging.WARNING, "genzoo"):
+        skipped = folder(str(tree), **asked, on_bad="skip")
+    assert " map images: " in caplog.text and "bee/7.bmp" in caplog.text
+    assert sum(len(part.x) for part in skipped[:3]) == 58 == sum(len(part.y) for part in skipped[:3])
+    for before, after in zip(whole[:3], skipped[:3]):
+        left = {(x.numpy().tobytes(), y.numpy().tobytes()) for x, y in zip(*before)}
+        assert {(x.numpy().tobytes(), y.numpy().tobytes()) for x, y in zip(*after)} <= left
+
+
+def test_wrong_maps_are_named(tree: Path, maps: Path) -> None:
+    asked = {**SHARES, "ask": "map"}
+    with pytest.raises(ValueError, match=r"^data\.ask=map needs data\.maps=FOLDER: "):
+        folder(str(tree), **asked)
+    with pytest.raises(
+        FileNotFoundError, match=r"^There are no images below nowhere: set data\.maps to a folder of images"
+    ):
+        folder(str(tree), **asked, maps="nowhere")
+    shutil.copy(maps / "ant" / "5.bmp", maps / "ant" / "5.png")
+    with pytest.raises(
+        ValueError, match=rf"^{tree}/ant/5\.png has 2 maps, {maps}/ant/5\.bmp and .*/5\.png: keep one\.$"
+    ):
+        folder(str(tree), **asked, maps=str(maps))
+    for file in (maps / "ant").glob("5.*"):
+        file.unlink()
+    with pytest.raises(
+        ValueError, match=rf"^{tree}/ant/5\.png has no map: make {maps}/ant/5\.png, or .*data\.ask=class\.$"
+    ):
+        folder(str(tree), **asked, maps=str(maps))
+
+
+def test_a_model_learns_of_maps_from_files(tree: Path, maps: Path, settings, tmp_path_factory) -> None:
+    """Its remembered conditions are these maps, in colour as it wants them, behind each where it is known."""
+    tiny = ["width=4", "blocks=1", "steps=2", "trainer=cpu", "metrics=none", "budget.images=16", "budget.checks=1"]
+    data = ["data=folder", "features=pixels", f"data.path={tree}", f"data.maps={maps}", "data.size=8", "data.ask=map"]
+    chosen = ["model=ddpm", "condition=maps", "condition.channels=3", "data.val=0.2", "data.test=0.3"]
+    run = tmp_path_factory.mktemp("run")
+    config = settings(f"folder='{run}'", *chosen, *data, *tiny, "data.batch_size=8", "callbacks.judge.n=4")
+    finish(config, run, [])
+    model = runs.load(run)
+    y = instantiate(config["data"], _convert_="all").split("train").y
+    known = {row.numpy().tobytes() for row in torch.cat([y, torch.ones(len(y), 1, 8, 8)], 1)}
+    assert {row.numpy().tobytes() for row in model.asks} <= known
+    assert model.sample(2, model.asks[:2]).shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"mirrored images .*: set data\.flip=false$"):
+        _ = instantiate(config["data"] | {"flip": True}, _convert_="all").splits
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
