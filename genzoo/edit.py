@@ -23,8 +23,7 @@ from genzoo.data.pixels import MODES, decode
 from genzoo.diffusion import editing
 from genzoo.generator import Generator, HasDenoiser, from_uint8, to_uint8
 from genzoo.metrics.draw import draw
-from genzoo.models.latent import Latent
-from genzoo.nets.conditions import Layout
+from genzoo.nets.conditions import Layout, on_grid
 from genzoo.nets.maps import LowResolution, Maps, Masked, known, masked
 from genzoo.nets.text import Bytes
 from genzoo.pictures import frames, save_grid
@@ -35,12 +34,14 @@ class Edit(NamedTuple):
     """walk: (denoise, x, sigmas, sampler) -> (n, C, H, W), as in genzoo.diffusion.editing; None for `sample` as it is.
     given: uint8 (k, C, H, W), what the strip shows before the results.
     how: in words, by which method. y: (m, ...), what the task asks for in turn; None leaves it to the user.
+    pasted: what becomes of samples (n, C, H, W), parts of which are known.
     """
 
     walk: Callable[..., Tensor] | None
     given: Tensor
     how: str
     y: Tensor | None = None
+    pasted: Callable[[Tensor], Tensor] | None = None
 
 
 @command("edit")
@@ -82,7 +83,8 @@ def asked(edit: Edit, model: Generator, y: Any) -> Tensor | None:
 def edited(n: int, y: Tensor | None = None, *, model: HasDenoiser, edit: Edit) -> Tensor:
     """(n, C, H, W) edits from fresh noise, of the conditions y (n, ...)."""
     if edit.walk is None:
-        return model.sample(n, y)
+        x = model.sample(n, y)
+        return edit.pasted(x) if edit.pasted else x
     sigmas = model.sigma_grid
     x = sigmas[0] * torch.randn(n, *model.image_shape, device=model.device)
     return edit.walk(model.denoiser(None if y is None else y.to(model.device)), x, sigmas, model.sampler)
@@ -111,16 +113,15 @@ def inpaint(image: str, model: Generator, mask: str, method: Callable[..., Tenso
     if not white.any():
         raise ValueError(f"the mask {mask} has no white pixels, which are what is filled in")
     given, x = torch.stack([picture, picture.masked_fill(white, 128)]), from_uint8(picture)
-    if isinstance(trained(model), Masked):
-        return Edit(partial(composed, image=x, mask=white), given, "its training", masked(x[None], white[None]))
+    if isinstance(condition_of(model), Masked):
+        beside = partial(filled, image=x, mask=white)
+        return Edit(None, given, "its training", masked(x[None], white[None]), beside)
     return Edit(partial(method, image=x, mask=white), given, name_of(method))
 
 
-def composed(
-    denoise: editing.Denoise, x: Tensor, sigmas: Tensor, sampler: editing.Sampler, image: Tensor, mask: Tensor
-) -> Tensor:
-    """Samples where the mask is, all other pixels the image's."""
-    return torch.where(mask.to(x.device), sampler(denoise, x, sigmas), image.to(x))
+def filled(x: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """Samples x where the mask is, all other pixels the image's."""
+    return torch.where(mask.to(x.device), x, image.to(x))
 
 
 def sdedit(image: str, model: Generator, strength: float) -> Edit:
@@ -136,7 +137,7 @@ def superres(image: str, model: Generator, factor: int | None, method: Callable[
     factor: None for that of the training, or 2. method: `restore`, for a model that was not trained for this factor.
     Raises ValueError for a factor that does not divide the model's size.
     """
-    (channels, height, width), condition = model.image_shape, trained(model)
+    (channels, height, width), condition = model.image_shape, condition_of(model)
     own = condition.factor if isinstance(condition, LowResolution) else None
     factor = factor or own or 2
     if factor < 2 or math.gcd(height, width) % factor:
@@ -177,22 +178,17 @@ def text(image: None, model: Generator, prompt: str | list[str]) -> Edit:
 
 def maps(image: str | None, model: Generator, file: str | None) -> Edit:
     """Images of the map in a file, or of the one that the model's condition makes of an image."""
-    condition, shape = trained(model), model.image_shape
+    condition, shape = condition_of(model), model.image_shape
     if not isinstance(condition, Maps) or isinstance(condition, Masked):
-        raise ValueError("task=maps asks for a run, not of latents, with condition=edges, depth, superres or maps")
+        raise ValueError("task=maps asks for a run with condition=edges, depth, superres or maps")
     if (image is None) == (file is None) or (image and type(condition) is Maps):
         raise ValueError("task=maps takes map=FILE, or an image=FILE of which condition=edges or depth makes the map")
     if file:
         y = known(from_uint8(read(file, (condition.maps - 1, *condition.size)))[None])
     else:
         y = condition.of(from_uint8(read(image, shape))[None].to(model.device), None).cpu()
-    shown = to_uint8(condition(y.to(model.device)).maps[:, :-1].mean(1, keepdim=True)).cpu()
+    shown = to_uint8(on_grid(y[:, :-1].float().mean(1, keepdim=True), shape[1:]))
     return Edit(None, shown.expand(-1, *shape[:1], -1, -1), "its training on maps", y)
-
-
-def trained(model: Generator) -> Any:
-    """The condition that a model of pixels is told; None for a model of latents, whose maps are of no image."""
-    return None if isinstance(model, Latent) else condition_of(model)
 
 
 def name_of(method: Callable[..., Tensor]) -> str:

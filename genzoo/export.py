@@ -56,7 +56,10 @@ def write(out: Path, model: Generator, settings: dict[str, Any], record: dict[st
     content = {
         "format": FORMAT,
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "settings": {"model": settings["model"], "data": {k: v for k, v in settings["data"].items() if k in DATA}},
+        "settings": {
+            "model": alone(settings["model"]),
+            "data": {k: v for k, v in settings["data"].items() if k in DATA},
+        },
         "images_seen": model.images_seen,
         **{key: record[key] for key in ("protocol", "protocol_id", "scores", "likelihoods") if key in record},
         "provenance": origin(record["provenance"]),
@@ -64,6 +67,16 @@ def write(out: Path, model: Generator, settings: dict[str, Any], record: dict[st
     write_bytes(out / README, "\n".join(card(content, model)).encode())
     write_bytes(out / WEIGHTS, weights)
     write_bytes(out / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def alone(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's settings with those of its first stage in the place of the folder, whose weights the model has, too."""
+    stage = model.get("first_stage")
+    if not isinstance(stage, dict) or stage["_target_"] != "genzoo.runs.load":
+        return model
+    folder = runs.folder_of(stage["run_dir"])
+    settings = read_config(folder / CONFIG)["settings"] if is_shared(folder) else runs.read_settings(folder)
+    return model | {"first_stage": alone(settings["model"])}
 
 
 def separate(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ def pipeline(model: Generator, y: int | None = None) -> Any:
     unet = unet_of(denoiser, y)
     steps = scheduler(denoiser)
     if isinstance(model, Latent):
-        stage = first_stage(model.first_stage, model.mean, model.std * unit(denoiser))
+        stage = first_stage(model.first_stage, model.mean, model.std * denoiser.sigma_data)
         if model.image_shape[1] != model.image_shape[2]:
             raise ValueError("diffusers' pipeline of latents draws square images only")
         return package.LDMPipeline(vqvae=stage, unet=unet, scheduler=steps)
@@ -103,8 +103,10 @@ def pipeline(model: Generator, y: int | None = None) -> Any:
 
 def refuse_in_pixels(model: Diffusion) -> None:
     """Raises ValueError for what diffusers' pipeline of latents alone can do: scale both x_T and the result."""
-    if unit(model) != 1:
-        raise ValueError(f"model.target.sigma_data={unit(model)}: diffusers scales no pixels back: only 1 has an equal")
+    if model.sigma_data != 1:
+        raise ValueError(
+            f"model.target.sigma_data={model.sigma_data}: diffusers scales no pixels back: only 1 has an equal"
+        )
     if (sampler := opened(model.sampler)[0]) in IN_SIGMA:
         raise ValueError(f"sampler={sampler.__name__}: in pixels diffusers starts from no sigma: take ddim or dpmpp_2m")
 
@@ -160,13 +162,13 @@ def scheduler(model: Diffusion) -> Any:
     make = known({samplers.ddim: ddim, samplers.ddpm: ddpm, dpmpp_2m: dpm_solver} | IN_SIGMA, function, "sampler")
     common = {
         "num_train_timesteps": len(model.sigmas),
-        "trained_betas": betas(model.sigmas / unit(model)),
+        "trained_betas": betas(model.sigmas / model.sigma_data),
         "prediction_type": known(PREDICTIONS, opened(model.target)[0], "model.target"),
     }
     if function in IN_SIGMA:
         return in_sigma(package, model, common, make)
     common["timestep_spacing"] = known(SPACINGS, opened(model.grid)[0], "spacing")
-    if model.sigma_grid[0] / unit(model) < PURE:
+    if model.sigma_grid[0] / model.sigma_data < PURE:
         raise ValueError(
             f"sampling starts at sigma {model.sigma_grid[0]:.3g}: diffusers starts from pure noise, which takes {PURE}"
         )
@@ -177,7 +179,7 @@ def scheduler(model: Diffusion) -> Any:
 
 def in_sigma(package: Any, model: Diffusion, common: dict[str, Any], kind: str) -> Any:
     """`heun` or `euler`, of latents. Raises ValueError for a grid of ours that diffusers does not have."""
-    grid, ours = opened(model.grid)[0], model.sigma_grid / unit(model)
+    grid, ours = opened(model.grid)[0], model.sigma_grid / model.sigma_data
     asked = {"use_karras_sigmas": grid is grids.karras, "use_exponential_sigmas": grid is grids.log_snr}
     made = getattr(package, kind)(**common, **asked, timestep_spacing="trailing")
     made.register_to_config(sigma_min=ours[-2].item(), sigma_max=ours[0].item())  # its own are 1% off, of 32-bit betas
@@ -187,12 +189,6 @@ def in_sigma(package: Any, model: Diffusion, common: dict[str, Any], kind: str) 
     if len(ours) != len(theirs) or not torch.allclose(ours, theirs, rtol=0.02) or not torch.isclose(ours[0], start):
         raise ValueError(f"spacing={grid.__name__}: diffusers has no such grid: take karras, log_snr or trailing")
     return made
-
-
-def unit(model: Diffusion) -> float:
-    """EDM's sigma_data, in which diffusers measures; 1 for other targets."""
-    function, options = opened(model.target)
-    return options.get("sigma_data", 0.5) if function is targets.edm else 1.0
 
 
 def ddim(package: Any, model: Diffusion, common: dict[str, Any], eta: float = 0.0) -> Any:

@@ -162,6 +162,11 @@ def has_lora(settings: dict[str, Any]) -> bool:
     return bool(settings.get("from") and settings["lora"]["rank"])
 
 
+def folder_of(run: str | Path) -> Path:
+    """The folder of a run that is named by it or by one of its checkpoints."""
+    return Path(run).parents[1] if Path(run).suffix == ".ckpt" else Path(run)
+
+
 def load(run_dir: str | Path, map_location: str | torch.device = "cpu", allow: Iterable[str] = ()) -> Generator:
     """The trained model of a run, its averaged weights in place, LoRA's terms added to them, in evaluation mode.
 
@@ -176,8 +181,7 @@ def load(run_dir: str | Path, map_location: str | torch.device = "cpu", allow: I
         raise ValueError("no run is named to load: set first_stage=RUN_FOLDER of a trained autoencoder")
     if export.is_shared(run_dir):
         return export.load(run_dir, map_location, allow)
-    path = Path(run_dir)
-    folder = path.parents[1] if path.suffix == ".ckpt" else path
+    path, folder = Path(run_dir), folder_of(run_dir)
     settings = read_settings(folder)
     check(settings, allow)
     path = path if path.suffix == ".ckpt" else newest(folder / CHECKPOINTS)

@@ -22,6 +22,8 @@ from genzoo.files import told, write_whole
 from genzoo.generator import Generator, HasDenoiser
 from genzoo.gpu import tune
 from genzoo.metrics.draw import draw
+from genzoo.models.diffusion import Diffusion
+from genzoo.models.latent import Latent
 from genzoo.pictures import save_grid
 
 
@@ -32,7 +34,8 @@ def main(cfg: DictConfig) -> None:
     model = runs.load(settings["run"], device(settings["device"]), settings["allow"])
     check_pictures(model, settings["png"])
     exchange_sampling(model, settings)
-    tune(model)
+    record = runs.finished(runs.folder_of(settings["run"])) or {}
+    tune(model, halve=record.get("cost", {}).get("sampling_precision") == "float16")  # the images that were scored
     y = in_turn(conditions_of(model, settings["y"]), settings["n"])
     out, started = ready(settings["out"]), time.perf_counter()
     images = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"], y=y)
@@ -148,13 +151,23 @@ def guided(own: Callable[..., Any] | float, asked: dict[str, Any]) -> Callable[.
     return asked["scale"]
 
 
-def guide(folder: str, model: Generator, allow: Iterable[str]) -> HasDenoiser:
-    """The model of a run that guides `model`. Raises ValueError when it cannot."""
+def guide(folder: str, model: Generator, allow: Iterable[str]) -> Diffusion:
+    """The model of a run that guides `model`, or of latents theirs. Raises ValueError when it cannot."""
     weaker = runs.load(folder, model.device, allow)
-    if not isinstance(weaker, HasDenoiser) or weaker.image_shape != model.image_shape:
+    if isinstance(model, Latent) and not (isinstance(weaker, Latent) and same_latents(model, weaker)):
+        raise ValueError(f"guide={folder} cannot guide: take a run of model=latent with the same first_stage")
+    inner = weaker.generator if isinstance(model, Latent) else weaker
+    if not isinstance(inner, Diffusion) or weaker.image_shape != model.image_shape:
         shape = "x".join(map(str, model.image_shape))
         raise ValueError(f"guide={folder} cannot guide: take a run of a diffusion model of {shape} images")
-    return weaker
+    return inner
+
+
+def same_latents(a: Latent, b: Latent) -> bool:
+    """Whether z means the same to both: one first stage, one scale."""
+    ours, theirs = a.first_stage.state_dict(), b.first_stage.state_dict()
+    alike = ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    return alike and torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std)
 
 
 def write(images: Tensor, out: Path, png: bool) -> None:

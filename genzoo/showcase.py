@@ -7,15 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genzoo.asking import condition_of
-from genzoo.generator import Generator, HasDenoiser, HasEncode, HasTrajectory, TakesClasses, from_uint8, to_uint8
+from genzoo.generator import Generator, HasEncode, HasTrajectory, TakesClasses, from_uint8, to_uint8
 from genzoo.metrics.draw import per_image
+from genzoo.nets.conditions import on_grid
 
 ROWS, FRAMES = 8, 8
 
 
 @torch.no_grad()
 def showcase(model: Generator, reals: Tensor, y: Tensor | None = None, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays of uint8 images for samples.npz; {} for a family that only samples.
+    """Arrays of uint8 images for samples.npz, those that the model can make.
 
     reals: held-out images (N, C, H, W), uint8 or points in [-1, 1]; y: what the data says of them, a row an image, or
     None. `reconstruction` (16, C, H, W): of the first 16; `interpolation` (8, 8, C, H, W): between the codes of the
@@ -53,11 +54,9 @@ def each_asked(model: Generator, x: Tensor, y: Tensor | None, seed: int) -> dict
     """`asked` (n, FRAMES, C, H, W): a row for each image x (n, C, H, W) with its y (n, ...): the image, the map
     that the model is told of it, if any, then samples of its condition, in each row from the same noise.
 
-    {} where y does not fit, and for maps of latents.
+    {} where y does not fit.
     """
     condition = condition_of(model)
-    if condition.maps and not isinstance(model, HasDenoiser):
-        return {}
     try:
         with per_image(seed, 0, len(x)):
             y = condition.of(x, y)
@@ -65,7 +64,7 @@ def each_asked(model: Generator, x: Tensor, y: Tensor | None, seed: int) -> dict
         return {}
     shown = [x[:, None]]  # (n, 1, C, H, W) each
     if condition.maps == x.shape[1] + 1:
-        shown.append(condition(y).maps[:, None, : x.shape[1]])
+        shown.append(on_grid(y[:, : x.shape[1]], x.shape[-2:])[:, None])
     n, rows = FRAMES - len(shown), []
     for each in y:
         with per_image(seed, 0, n):

@@ -18,6 +18,8 @@ class Told:
     without them too, and calls `register_asks` once it has its net.
     """
 
+    raw = False  # whether y comes as the net is told it, as from genzoo.models.latent, which has the images
+
     def register_asks(self) -> None:
         """Make room, as buffer `asks`, for conditions as the training data has them."""
         self.register_buffer("asks", examples(self.condition))
@@ -34,7 +36,9 @@ class Told:
 
     def told(self, x: Tensor, y: Tensor | None) -> Tensor | None:
         """The conditions of training images, a share `dropout` of them replaced by the null."""
-        return None if self.condition is None else dropped(self.condition, self.condition.of(x, y), self.dropout)
+        if self.condition is None:
+            return None
+        return dropped(self.condition, y if self.raw else self.condition.of(x, y), self.dropout)
 
     def on_fit_start(self) -> None:
         """Raises ValueError for data without these conditions, or with another number of classes."""

@@ -217,13 +217,15 @@ def told(tmp_path_factory) -> Callable[..., Path]:
     return lambda *overrides: build_run(tmp_path_factory.mktemp("told"), *overrides)
 
 
-def test_superres_asks_a_model_trained_for_it(told, files, tmp_path, capsys) -> None:
-    run = told("condition=superres", "condition.factor=4")
+@pytest.mark.parametrize("family", ["ddpm", "latent"])
+def test_superres_asks_a_model_trained_for_it(family, told, files, tmp_path, capsys) -> None:
+    run = told(f"model={family}", "condition=superres", "condition.factor=4")
     arguments = [f"run={run}", "task=superres", "image=small.png", "n=3", QUICK]
     assert edit(files, *arguments, f"out={tmp_path / 'own'}") == 0
     assert "by its training for factor 4" in capsys.readouterr().out
-    assert edit(files, *arguments, "factor=2", f"out={tmp_path / 'other'}") == 0
-    assert "by restore, training-free" in capsys.readouterr().out
+    if family == "ddpm":
+        assert edit(files, *arguments, "factor=2", f"out={tmp_path / 'other'}") == 0
+        assert "by restore, training-free" in capsys.readouterr().out
     model, small = runs.load(run), read(str(files / "small.png"), (1, 2, 2))
     y = LowResolution((1, 8, 8), 4).of(from_uint8(small).repeat_interleave(4, 1).repeat_interleave(4, 2)[None], None)
     assert np.array_equal(results(tmp_path / "own"), draw(model.sample, 3, y=y.expand(3, -1, -1, -1)).numpy())
@@ -232,8 +234,10 @@ def test_superres_asks_a_model_trained_for_it(told, files, tmp_path, capsys) -> 
     assert "leave out y" in capsys.readouterr().err
 
 
-def test_inpainting_asks_a_model_trained_for_it_and_keeps_known_pixels(told, files, tmp_path, capsys) -> None:
-    chosen = ["task=inpaint", "image=image.png", "mask=mask.png", f"run={told('condition=inpaint')}"]
+@pytest.mark.parametrize("family", ["ddpm", "latent", "consistency"])
+def test_inpainting_asks_a_model_trained_for_it_and_keeps_known_pixels(family, told, files, tmp_path, capsys) -> None:
+    run = told(f"model={family}", "condition=inpaint")
+    chosen = ["task=inpaint", "image=image.png", "mask=mask.png", f"run={run}"]
     assert edit(files, *chosen, "n=3", f"out={tmp_path / 'image'}") == 0
     assert "by its training" in capsys.readouterr().out
     known, image = pixels(files / "mask.png") == 0, pixels(files / "image.png")
@@ -285,8 +289,9 @@ def test_text_makes_images_of_a_caption(told, files, tmp_path, capsys) -> None:
         text(None, model, "a nine below " * 9)
 
 
-def test_maps_are_made_of_an_image_or_read_from_a_file(told, files, tmp_path, capsys) -> None:
-    run = told("condition=edges")
+@pytest.mark.parametrize("family", ["ddpm", "latent"])
+def test_maps_are_made_of_an_image_or_read_from_a_file(family, told, files, tmp_path, capsys) -> None:
+    run = told(f"model={family}", "condition=edges")
     assert edit(files, f"run={run}", "task=maps", "image=image.png", "n=2", f"out={tmp_path / 'image'}") == 0
     assert "by its training on maps" in capsys.readouterr().out
     model, image = runs.load(run), from_uint8(read(str(files / "image.png"), (1, 8, 8)))

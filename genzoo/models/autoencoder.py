@@ -151,7 +151,7 @@ class Autoencoder(Generator):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """z (n, *latent_shape): the posterior's mean, or the codes that are nearest."""
+        """z (n, *latent_shape): the posterior's mean, or what `decode` moves to the nearest codes."""
         return self.bottleneck.latent(self.encoder(x))
 
     @torch.no_grad()

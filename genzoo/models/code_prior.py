@@ -96,7 +96,10 @@ class CodePrior(Told, Generator):
 
     def codes(self, x: Tensor) -> Tensor:
         """(n, h, w) int64 of images x, or x itself where it is codes already."""
-        return self.first_stage.codes(x) if x.is_floating_point() else x
+        if not x.is_floating_point():
+            return x
+        with torch.autocast(x.device.type, enabled=False):  # as they are encoded once
+            return self.first_stage.codes(x)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """-log p(s | y) in nats a code, and the same in bits; x: images, or their codes (n, h, w) int64."""

@@ -103,6 +103,12 @@ class Diffusion(Told, Generator):
         """x0_hat of x = x0 + sigma * noise, limited; sigma () or (n, 1, 1, 1)."""
         return self.limited(self.predict(x, sigma, y))
 
+    @property
+    def sigma_data(self) -> float:
+        """The standard deviation that its data should have: that of EDM's preconditioning, 1 for other targets."""
+        target, options = getattr(self.target, "func", self.target), getattr(self.target, "keywords", {})
+        return options.get("sigma_data", 0.5) if target is targets.edm else 1.0
+
     def limited(self, x0: Tensor) -> Tensor:
         return self.limit(x0) if self.limit and self.bounded else x0
 

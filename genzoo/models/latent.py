@@ -1,13 +1,16 @@
 """Latent models (Rombach et al. 2022): any family learns the latents of a frozen first stage, which decodes samples."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genzoo.generator import Batch, Generator, HasAfterFit
 from genzoo.nets.foreign import DiffusersUNet
+from genzoo.nets.quantise import together
 
 
 def of_generator(name: str) -> property:
@@ -22,8 +25,10 @@ class Latent(Generator):
 
     first_stage: a trained model with `latent_shape`, `encode` and `decode`, frozen; a Rombach et al. stage is
         genzoo.models.autoencoder.Autoencoder. Of codes, the nearest ones are decoded.
-    generator: any family, made for images of latent_shape.
-    Training images are encoded once, when the training starts, unless they come as a stream.
+    generator: any family, made for images of latent_shape. One with a `sigma_data` has z of that standard deviation,
+        by which its noise levels are measured (Karras et al. 2024, section 2.1).
+    Training images are encoded once, when the training starts, unless they come as a stream, or maps are made of each
+    that the generator is told (section 4.3.2): the low resolution of an image, or what a mask leaves of it.
     Raises ValueError when the sizes of the two do not fit.
     """
 
@@ -39,6 +44,8 @@ class Latent(Generator):
                 raise ValueError(f"model.{name} is {there}, the first stage's {wanted}: make them one")
         self.first_stage, self.generator = first_stage.requires_grad_(False).eval(), generator
         generator.bounded = False
+        self.mapped = bool(getattr(getattr(generator, "condition", None), "maps", 0))  # whether told maps of images
+        generator.raw = self.mapped
         self.automatic_optimization = generator.automatic_optimization
         self.compiled = [f"generator.{name}" for name in generator.compiled]
         self.encoded = False  # whether training batches hold latents
@@ -69,8 +76,9 @@ class Latent(Generator):
 
     @torch.no_grad()
     def latents(self, x: Tensor) -> Tensor:
-        """z (n, c, h, w) of images x, of mean 0 a channel and variance 1 over all of the training images."""
-        return (self.first_stage.encode(x) - self.mean) / self.std
+        """z (n, c, h, w) of images x, of mean 0 a channel and one standard deviation over all of the training images."""
+        with torch.autocast(x.device.type, enabled=False):  # as they are encoded once
+            return (self.first_stage.encode(x) - self.mean) / self.std
 
     @torch.no_grad()
     def images(self, z: Tensor) -> Tensor:
@@ -92,40 +100,51 @@ class Latent(Generator):
             scaled = isinstance(getattr(self.generator, "net", None), DiffusersUNet)
             if not scaled and not self.mean.any():
                 self.scale(data.on_after_batch_transfer(batch, 0) for batch in data.epoch())
-            self.encoded = data.encode_training(self.latents)
+            self.encoded = not self.mapped and data.encode_training(self.latents)
         self.generator.on_fit_start()
 
     @torch.no_grad()
     def scale(self, batches: Iterable[Batch]) -> None:
-        """Set mean (c, 1, 1) to that of the latents of these images, and std to one for all channels."""
-        count, total, squares = 0, 0.0, 0.0
+        """Set mean (c, 1, 1) to that of the latents of these images, and std to one for all channels; the images of
+        all processes count."""
+        sums = torch.zeros(2, len(self.mean) + 1, dtype=torch.float64, device=self.device)  # of z and z^2, their count
         for x, _ in batches:
-            z = self.first_stage.encode(x.to(self.device)).double()
-            count += z.numel() // z.shape[1]
-            total, squares = total + z.sum((0, 2, 3)), squares + z.square().sum((0, 2, 3))
-        mean = total / count
+            rows = self.first_stage.encode(x.to(self.device)).double().transpose(0, 1).flatten(1)  # (c, n h w)
+            sums += F.pad(torch.stack([rows.sum(1), rows.square().sum(1)]), (0, 1), value=rows.shape[1])
+        if together():
+            dist.all_reduce(sums)
+        mean, square = sums[:, :-1] / sums[:, -1:]
         self.mean.copy_(mean[:, None, None])
-        self.std.copy_((squares / count - mean**2).mean().clamp(min=1e-12).sqrt())
+        std = (square - mean**2).mean().clamp(min=1e-12).sqrt()
+        self.std.copy_(std / getattr(self.generator, "sigma_data", 1.0))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """The generator's loss on the latents of images x."""
-        return self.generator.loss(self.latents(x), y)
+        self.hand_on()
+        return self.generator.loss(self.latents(x), self.told(x, y))
+
+    def told(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """What the generator is told of images x: y, or maps made of them."""
+        return self.generator.condition.of(x, y) if self.mapped else y
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.generator.images_seen = self.images_seen
+        self.hand_on()
         return self.generator.training_step(self.as_latents(batch), batch_idx)
+
+    def hand_on(self) -> None:
+        """To the generator, which no callback knows, how far the training is."""
+        self.generator.images_seen, self.generator.spent = self.images_seen, self.spent
 
     def as_latents(self, batch: Batch) -> Batch:
         """A batch as training has it, with latents for images."""
+        if self.encoded:
+            return batch
         x, y = batch
-        return (x, y) if self.encoded else (self.latents(x.to(self.device)), y)
+        return self.latents(x.to(self.device)), self.told(x.to(self.device), y)
 
     def configure_optimizers(self) -> Any:
         return self.generator.configure_optimizers()
 
     def after_fit(self, batches: Iterable[Batch]) -> None:
-        if isinstance(self.generator, HasAfterFit):
-            self.generator.after_fit(self.each_as_latents(batches))
-
-    def each_as_latents(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        return map(self.as_latents, batches)
+        if isinstance(self.generator, HasAfterFit):  # one that is told maps looks at these alone
+            self.generator.after_fit(batches if self.mapped else map(self.as_latents, batches))

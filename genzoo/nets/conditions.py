@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,7 +17,7 @@ class Given(NamedTuple):
     """What a network sees of n conditions; None where they give no such thing.
 
     vector (n, d): added to the time's embedding, or to what a sequence begins with. tokens (n, length, d): attended to.
-    maps (n, c, H, W): stacked on x.
+    maps (n, c, H, W), of any size: stacked on x by `on_grid`.
     """
 
     vector: Tensor | None = None
@@ -27,10 +28,11 @@ class Given(NamedTuple):
 class Condition(nn.Module):
     """y -> Given; subclasses write `forward`, and set the widths of what they give: `vector`, `tokens`, `maps`.
 
-    nothing: the null of one image.
+    nothing: the null of one image. size: (H, W) of the maps.
     """
 
     vector = tokens = maps = 0
+    size: Sequence[int] = (1, 1)
     remedy = "set condition=none"  # where the data has no such y
 
     def __init__(self, nothing: Tensor) -> None:
@@ -112,13 +114,31 @@ class Layout(Condition):
             raise ValueError("boxes that reach out of the image: corners are shares of its sides, 0 to 1")
 
 
-def widths(condition: Condition | None) -> tuple[int, int, int]:
-    """Of the vector, the tokens and the maps; no condition gives none."""
-    return (condition.vector, condition.tokens, condition.maps) if condition is not None else (0, 0, 0)
+def widths(condition: Condition | None, size: Sequence[int] = (1, 1)) -> tuple[int, int, int]:
+    """Of the vector, the tokens, and the maps on a grid of `size` (h, w); no condition gives none."""
+    if condition is None:
+        return 0, 0, 0
+    return condition.vector, condition.tokens, condition.maps * folds(condition.size, size) ** 2
 
 
-def given(condition: Condition | None, y: Tensor | None, n: int) -> Given:
-    """What n images are told; y=None is the null of all."""
+def given(condition: Condition | None, y: Tensor | None, n: int, size: Sequence[int] = (1, 1)) -> Given:
+    """What n images are told, maps on a grid of `size` (h, w); y=None is the null of all."""
     if condition is None:
         return Given()
-    return condition(condition.null(n) if y is None else y)
+    found = condition(condition.null(n) if y is None else y)
+    return found if found.maps is None else found._replace(maps=on_grid(found.maps, size))
+
+
+def folds(size: Sequence[int], grid: Sequence[int]) -> int:
+    """How many rows, and columns, of maps of a size (H, W) fall on one of a grid (h, w)."""
+    return max(math.ceil(a / b) for a, b in zip(size, grid, strict=True))
+
+
+def on_grid(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (n, c, H, W) on a grid of `size` (h, w), as of latents: coarse ones repeated, of fine ones the pixels that
+    fall on a place as its channels (n, c r^2, h, w), so that none of them is lost."""
+    (height, width), (h, w) = maps.shape[-2:], size
+    r = folds((height, width), size)
+    if r == 1:
+        return F.interpolate(maps, (h, w), mode="nearest")
+    return F.pixel_unshuffle(F.pad(maps, (0, r * w - width, 0, r * h - height)), r)

@@ -95,7 +95,7 @@ class DiT(nn.Module):
         super().__init__()
         channels, height, breadth = image_shape
         dim, p = 4 * width, patch_size(height, breadth)
-        vector, tokens, maps = widths(condition)
+        vector, tokens, maps = widths(condition, (height, breadth))
         self.condition, self.patch, self.channels = condition, p, outputs * channels
         self.conditioning = Conditioning(width, dim, times, vector)
         self.stem = nn.Conv2d(channels + maps, dim, p, stride=p)
@@ -105,7 +105,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (n, C, H, W), t (n,) or (n, times) steps, y of the condition -> (n, outputs * C, H, W)."""
-        vector, tokens, maps = given(self.condition, y, len(x))
+        vector, tokens, maps = given(self.condition, y, len(x), x.shape[-2:])
         c = self.conditioning(t, vector)
         height, width = x.shape[-2:]
         x = x if maps is None else torch.cat([x, maps], dim=1)

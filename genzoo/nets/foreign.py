@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genzoo.nets.conditions import Classes, Condition, given
+from genzoo.nets.conditions import Classes, Condition, given, widths
 
 TARGETS = {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}  # by a scheduler's prediction_type
 UNETS = ("UNet2DModel", "UNet2DConditionModel")
@@ -36,7 +36,7 @@ class DiffusersUNet(nn.Module):
         self.unet, self.condition = pretrained(path, UNETS), condition
         asks = self.unet.config
         if image_shape:
-            maps = 0 if condition is None else condition.maps
+            maps = widths(condition, image_shape[1:])[2]
             refuse_shape(path, asks.in_channels - maps, len(asks.block_out_channels), image_shape)
         self.labels = asks.get("num_class_embeds") or 0
         known = condition.classes + 1 if isinstance(condition, Classes) else 0
@@ -56,7 +56,7 @@ class DiffusersUNet(nn.Module):
         if self.labels:
             y = self.condition.null(len(x)) if y is None else y
             return self.unet(x, t, class_labels=y).sample
-        _, tokens, maps = given(self.condition, y, len(x))
+        _, tokens, maps = given(self.condition, y, len(x), x.shape[-2:])
         x = x if maps is None else torch.cat([x, maps], dim=1)
         return self.unet(x, t).sample if self.free else self.unet(x, t, encoder_hidden_states=tokens).sample
 

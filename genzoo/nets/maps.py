@@ -21,7 +21,7 @@ def known(maps: Tensor) -> Tensor:
 class Maps(Condition):
     """Maps that the data brings as y (n, channels, H, W), such as depth; y (n, channels + 1, H, W) with `known`."""
 
-    remedy = "take data that brings maps as y, with condition.channels as it has them"
+    remedy = "take data that brings maps as y, as data=folder data.ask=map, with condition.channels as it has them"
 
     def __init__(self, image_shape: Sequence[int], channels: int) -> None:
         _, *size = image_shape
@@ -29,7 +29,7 @@ class Maps(Condition):
         self.size, self.maps = size, channels + 1
 
     def of(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return super().of(x, None if y is None else known(y))
+        return super().of(x, known(y) if y is not None and y.shape[2:] == (*self.size,) else y)
 
     def forward(self, y: Tensor) -> Given:
         return Given(maps=y.to(self.nothing))
@@ -50,9 +50,6 @@ class LowResolution(Maps):
 
     def of(self, x: Tensor, y: Tensor | None) -> Tensor:
         return known(F.avg_pool2d(x, self.factor))
-
-    def forward(self, y: Tensor) -> Given:
-        return Given(maps=F.interpolate(y.to(self.nothing), scale_factor=self.factor, mode="nearest"))
 
 
 class Masked(Maps):

@@ -86,9 +86,11 @@ class VectorQuantiser(nn.Module):
         return torch.zeros_like(self.usage).index_add_(0, ids.flatten(), self.usage.new_ones(ids.numel())) / ids.numel()
 
     def latent(self, h: Tensor) -> Tensor:
-        return self.look_up(self.ids(h))
+        """h itself: the decoder quantises (Rombach et al. 2022, section 3.1)."""
+        return in_full(h)
 
-    nearest = latent
+    def nearest(self, z: Tensor) -> Tensor:
+        return self.look_up(self.ids(z))
 
     def draw(self, n: int, size: Sequence[int], device: torch.device) -> Tensor:
         """Codes by the inverse of their cumulative shares: one uniform number a place, image by image."""

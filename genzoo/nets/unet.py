@@ -168,7 +168,7 @@ class UNet(nn.Module):
         time_dim = 4 * width
         norm = partial(nn.GroupNorm, group_norm(width).num_groups)  # everywhere, as Ho et al. have it
         self.condition = condition
-        vector, tokens, maps = widths(condition)
+        vector, tokens, maps = widths(condition, (height, breadth))
         self.conditioning = Conditioning(width, time_dim, times, vector)
         self.stem = conv3x3(channels + maps, width)
 
@@ -196,7 +196,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (n, C, H, W), t (n,) or (n, times) steps, y of the condition -> (n, outputs * C, H, W)."""
-        vector, tokens, maps = given(self.condition, y, len(x))
+        vector, tokens, maps = given(self.condition, y, len(x), x.shape[-2:])
         time = self.conditioning(t, vector)
         h = self.stem(x if maps is None else torch.cat([x, maps], dim=1))
         skips = [h]

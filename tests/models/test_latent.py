@@ -47,6 +47,11 @@ def fitted(model: Latent, settings, folder: Path, *overrides: str) -> tuple[Late
     return model, data
 
 
+def levels(data, *splits: str) -> Tensor:
+    """(N, C, H, W) in [-1, 1]."""
+    return torch.cat([data.split(name).x for name in splits]) / 127.5 - 1
+
+
 def test_latents_have_unit_variance_and_are_computed_once(settings, tmp_path: Path) -> None:
     model, data = fitted(latent(settings), settings, tmp_path)
     x = data.splits.train.x.float() / 127.5 - 1
@@ -101,6 +106,58 @@ def test_the_wrapper_is_its_generator_on_latents(settings) -> None:
     ours = model.loss(x)["loss"]
     torch.manual_seed(1)
     assert torch.equal(ours, model.generator.loss(model.latents(x))["loss"])
+
+
+@pytest.mark.parametrize("condition", ["superres", "inpaint", "edges"])
+def test_maps_are_made_of_the_image_and_not_of_its_latents(condition: str, settings, tmp_path: Path) -> None:
+    """In training, in validation and for what is remembered; no image is encoded before it is seen."""
+    maps = [f"condition={condition}", "condition.image_shape=[1,8,8]", "model.dropout=0"]
+    model, heard = latent(settings, "ddpm", *maps), []
+    inner = model.generator.net.forward
+    model.generator.net.forward = lambda x, t, y: heard.append((x.shape[1:], y)) or inner(x, t, y)
+    _, data = fitted(model, settings, tmp_path)
+    assert {x for x, _ in heard} == {(1, 4, 4)} and not model.encoded
+    x, asked = levels(data, "train", "val"), torch.cat([y for _, y in heard])  # (N, 1, 8, 8), (n, 2, H, W)
+    if condition == "inpaint":  # at random: known pixels are an image's
+        unlike = ((x - asked[:, None, 0:1]).abs() * asked[:, None, 1:]).flatten(2).amax(2)
+    else:
+        unlike = torch.cdist(asked.flatten(1), model.condition.of(x, None).flatten(1))  # (n, N)
+    assert unlike.amin(1).max() < 0.02
+    model.after_fit([(levels(data, "train"), None)])
+    assert model.generator.asks.shape == (1000, *asked.shape[1:]) and model.generator.asks.any()
+    assert model.sample(3).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("family", "sigma_data"), [("edm", 0.5), ("consistency", 0.5), ("ddpm", 1.0)])
+def test_latents_vary_as_the_noise_levels_of_the_generator_ask(family: str, sigma_data: float, settings) -> None:
+    model = latent(settings, family)
+    x = torch.rand(200, 1, 8, 8) * 2 - 1
+    model.scale([(x[:90], None), (x[90:], None)])
+    assert model.latents(x).std().item() == pytest.approx(sigma_data, rel=1e-3)
+    assert model.latents(x).mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_all_processes_scale_by_the_images_of_all(settings, monkeypatch) -> None:
+    x = torch.rand(200, 1, 8, 8) * 2 - 1
+    whole, model, sums = latent(settings), latent(settings), []
+    whole.scale([(torch.cat([x[:60] * 0.1, x[60:]]), None)])
+    monkeypatch.setattr("genzoo.models.latent.together", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda own: sums.append(own.clone()))
+    model.scale([(x[:60] * 0.1, None)])  # the other process
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda own: own.add_(sums[0]))
+    model.scale([(x[60:], None)])
+    torch.testing.assert_close(model.mean, whole.mean)
+    torch.testing.assert_close(model.std, whole.std)
+
+
+def test_the_generator_knows_how_far_the_training_is_in_validation_too(settings) -> None:
+    model, x = latent(settings, "consistency"), torch.rand(4, 1, 8, 8) * 2 - 1
+    model.images_seen, model.spent = 64, 0.2
+    model.training_step((x, None), 0)
+    assert (model.generator.images_seen, model.generator.spent) == (64, 0.2)
+    model.images_seen, model.spent = 128, 0.4
+    model.loss(x)
+    assert (model.generator.images_seen, model.generator.spent) == (128, 0.4)
 
 
 def test_another_sampler_reaches_the_generator(settings) -> None:

@@ -1,8 +1,11 @@
 """Conditions: what they give, what says nothing, what changes nothing, and that networks listen to them."""
 
 import json
+import shutil
 from functools import partial
+from itertools import count
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,11 +13,11 @@ from hydra.utils import instantiate
 from scipy import ndimage
 from torch import Tensor, nn
 
-from genzoo.nets.conditions import Classes, Condition, Given, Layout, given
+from genzoo.nets.conditions import Classes, Condition, Given, Layout, given, on_grid
 from genzoo.nets.dit import DiT
 from genzoo.nets.maps import Edges, LowResolution, Maps, Masked, masked, rectangles
 from genzoo.nets.mlp import Denoiser
-from genzoo.nets.text import ClipText, Text, word_ids
+from genzoo.nets.text import ClipText, Text, shared_ids, word_ids
 from genzoo.nets.unet import UNet
 from genzoo.told import dropped
 
@@ -73,7 +76,7 @@ def test_widths_are_those_of_what_is_given(name: str) -> None:
     ]
     assert (found.maps is None) == (condition.maps == 0)
     if condition.maps:
-        assert found.maps.shape == (2, condition.maps, *SHAPE[1:])
+        assert found.maps.shape == (2, condition.maps, *condition.size)
     assert condition.null(2).shape == y.shape and condition.null(2).dtype == y.dtype
     assert not [key for key in condition.state_dict() if "nothing" in key]
     assert given(None, None, 2) == Given(None, None, None)
@@ -162,6 +165,15 @@ def test_words_are_hashed_by_crc32() -> None:
     assert word_ids(b"\xff\xfe broken", 4096, 5)[-1] == 0  # what is no UTF-8 is still a caption
 
 
+def test_a_new_word_with_an_old_one_s_id_is_found() -> None:
+    twin = next(
+        word for i in count() if word_ids(word := f"w{i}".encode(), 50, 2) == word_ids(b"seven", 50, 2)
+    ).decode()
+    old = [b"a seven, left of a two", b"a seven"]
+    assert shared_ids([f"A SEVEN {twin}".encode(), b"a two"], old, 50) == [(twin, "seven")]
+    assert shared_ids(old, [*old, twin.encode()], 50) == []
+
+
 @pytest.mark.parametrize("value", [float("nan"), 7])
 def test_bad_conditions_are_refused_in_one_sentence(value: float) -> None:
     for condition, y, words in (
@@ -211,8 +223,29 @@ def test_low_resolution_is_the_blocks_mean() -> None:
     y = condition.of(x, None)
     assert y.shape == (2, 4, 2, 3) and (y[:, 3] == 1).all()
     torch.testing.assert_close(y[:, :3], F.adaptive_avg_pool2d(x, (2, 3)))
-    shown = condition(y).maps
+    shown = given(condition, y, 2, (8, 12)).maps
     assert torch.equal(shown[:, :, ::4, ::4], y) and torch.equal(shown[:, :, 3::4, 3::4], y)
+
+
+def test_fine_maps_are_folded_onto_the_grid_of_latents() -> None:
+    """Every place has the pixels that fall on it as channels; where these run out, zeros."""
+    maps = torch.rand(2, 3, 8, 12)
+    blocks = maps.numpy().reshape(2, 3, 4, 2, 6, 2).transpose(0, 1, 3, 5, 2, 4).reshape(2, 12, 4, 6)
+    assert np.array_equal(on_grid(maps, (4, 6)).numpy(), blocks)
+    assert torch.equal(on_grid(maps, (8, 12)), maps)
+    odd = on_grid(maps[..., :7, :7], (4, 4))
+    assert odd.shape == (2, 12, 4, 4)
+    assert torch.equal(F.pixel_shuffle(odd, 2), F.pad(maps[..., :7, :7], (0, 1, 0, 1)))
+
+
+@pytest.mark.parametrize("net", ["unet", "dit"])
+@pytest.mark.parametrize("name", [name for name in CONDITIONS if CONDITIONS[name]().maps])
+def test_nets_of_latents_hear_every_pixel(name: str, net: str) -> None:
+    condition = CONDITIONS[name]()
+    made = stirred(NETS[net]((4, 4, 6), width=8, condition=condition))
+    y = raw(condition, name).requires_grad_()
+    made(torch.randn(2, 4, 4, 6), torch.tensor([3.0, 700.0]), y).square().sum().backward()
+    assert (y.grad != 0).all()
 
 
 def test_masked_knows_what_it_shows() -> None:
@@ -301,6 +334,19 @@ def test_clip_gives_transformers_hidden_states(clip_folder: str) -> None:
     x, t = torch.randn(3, *SHAPE), torch.zeros(3)
     assert torch.equal(net(x, t), net(x, t, condition.null(3)))
     assert not torch.allclose(net(x, t), net(x, t, y), atol=1e-5)
+
+
+@pytest.mark.parametrize("number", ["", "_2"])
+def test_clip_of_a_pipeline_has_its_tokenizer_beside_it(clip_folder: str, number: str, tmp_path) -> None:
+    encoder, tokenizer = tmp_path / f"text_encoder{number}", tmp_path / f"tokenizer{number}"
+    for folder in (tokenizer, encoder):
+        shutil.copytree(clip_folder, folder)
+    for name in ("config.json", "model.safetensors"):
+        (tokenizer / name).unlink()
+    for name in {file.name for file in tokenizer.iterdir()}:
+        (encoder / name).unlink()
+    y = coded("a seven", "a two")
+    assert torch.equal(ClipText(str(encoder), 40)(y).tokens, ClipText(clip_folder, 40)(y).tokens)
 
 
 def test_clip_that_is_not_there(tmp_path, monkeypatch) -> None:
