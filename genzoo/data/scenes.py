@@ -28,17 +28,22 @@ class Scenes(NamedTuple):
     captions: list[str]
 
 
-def scenes(ask: str = "layout", train: int = 20_000, val: int = 1_000, test: int = 5_000, seed: int = 0) -> Splits:
+def scenes(
+    ask: str = "layout", train: int = 20_000, val: int = 1_000, test: int = 5_000, scene_seed: int = 0
+) -> Splits:
     """Splits of scenes (1, 32, 32), made in a few seconds; no digit is in two of them, since each takes the digits of
     the same split of `genzoo.data.digits`.
 
     ask: what y is, "layout" (n, 4, 5) float32 or "caption" (n, 100) uint8, UTF-8 padded with zeros. The images are the
-    same for both. Raises ValueError for another.
+    same for both. scene_seed: which scenes are drawn, the same in runs of every seed. Raises ValueError for another ask,
+    and for a seed that is no whole number of at least 0.
     """
     if ask not in ASKS:
         raise ValueError(f"No y {ask!r} of scenes: data.ask is one of {', '.join(ASKS)}.")
+    if not isinstance(scene_seed, int) or scene_seed < 0:
+        raise ValueError(f"data.scene_seed={scene_seed}: give a whole number of at least 0.")
     drawn = [
-        draw(part, n, np.random.default_rng((seed, i)))
+        draw(part, n, np.random.default_rng((scene_seed, i)))
         for i, (part, n) in enumerate(zip(digits()[:3], (train, val, test), strict=True))
     ]
     return Splits(*[Images(part.x, ASKS[ask](part)) for part in drawn])

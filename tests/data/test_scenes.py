@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -42,7 +43,7 @@ def inked(image: np.ndarray, box: np.ndarray) -> tuple[int, int, int, int]:
 
 def test_splits_follow_from_the_seed_and_share_no_digit() -> None:
     sizes = {"train": 30, "val": 10, "test": 20}
-    first, again, other = scenes(**sizes), scenes(**sizes), scenes(**sizes, seed=1)
+    first, again, other = scenes(**sizes), scenes(**sizes), scenes(**sizes, scene_seed=1)
     assert [len(part.x) for part in first[:3]] == list(sizes.values())
     for a, b, c in zip(first[:3], again[:3], other[:3], strict=True):
         assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and not torch.equal(a.x, c.x)
@@ -52,6 +53,16 @@ def test_splits_follow_from_the_seed_and_share_no_digit() -> None:
         for image, layout in zip(part.x[:, 0].numpy(), part.y, strict=True):
             for x0, y0, x1, y1 in pixels(layout):
                 assert image[y0:y1, x0:x1].tobytes() in known[x1 - x0 - 10]  # a digit of this split, pixel for pixel
+
+
+def test_the_command_line_sets_their_seed(settings) -> None:
+    """Which the datamodule's own, of the order of images, is not."""
+    sizes = {"train": 6, "val": 2, "test": 2}
+    config = settings("data=scenes", "seed=2", "data.scene_seed=1", *[f"+data.{part}={n}" for part, n in sizes.items()])
+    data = instantiate(config["data"], _convert_="all")
+    assert data.seed == 2 and torch.equal(data.split("train").x, scenes(**sizes, scene_seed=1).train.x)
+    with pytest.raises(ValueError, match=r"^data\.scene_seed=-1: give a whole number of at least 0\.$"):
+        scenes(scene_seed=-1)
 
 
 def enlarged(digit: np.ndarray, size: int) -> bytes:
