@@ -2,7 +2,9 @@
 
 import re
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +19,23 @@ PADDING, BEGIN = 0, 1  # ids that no word has
 def word_ids(caption: bytes, words: int, slots: int) -> tuple[int, ...]:
     """`slots` ids below `words`: BEGIN, of each word or sign its CRC-32 (two may share an id), PADDING. What is too
     many is left out."""
-    found = re.findall(r"\w+|[^\w\s]", caption.decode(errors="replace").lower())
-    ids = [BEGIN, *(2 + zlib.crc32(word.encode()) % (words - 2) for word in found)][:slots]
+    ids = [BEGIN, *(word_id(word, words) for word in words_of(caption))][:slots]
     return (*ids, *[PADDING] * (slots - len(ids)))
+
+
+def words_of(caption: bytes) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", caption.decode(errors="replace").lower())
+
+
+def word_id(word: str, words: int) -> int:
+    return 2 + zlib.crc32(word.encode()) % (words - 2)
+
+
+def shared_ids(new: Iterable[bytes], old: Iterable[bytes], words: int) -> list[tuple[str, str]]:
+    """The words of new captions that old ones do not have, but a word of the same id, each with that word."""
+    before, after = ({word for caption in set(said) for word in words_of(caption)} for said in (old, new))
+    known = {word_id(word, words): word for word in before}
+    return [(word, known[i]) for word in sorted(after - before) if (i := word_id(word, words)) in known]
 
 
 def captions(y: Tensor) -> list[bytes]:
@@ -83,7 +99,8 @@ class Text(Bytes):
 class ClipText(Bytes):
     """The last hidden states of a frozen CLIP text encoder, as Stable Diffusion attends to them.
 
-    path: a name on the Hugging Face hub, or a folder that transformers' CLIPTextModel and CLIPTokenizer saved.
+    path: a name on the Hugging Face hub, or a folder that transformers' CLIPTextModel and CLIPTokenizer saved, or
+        text_encoder/ of a pipeline of diffusers, whose tokenizer/ lies beside it.
     The encoder is in no checkpoint: the path has to be there again when the model is loaded.
     Raises ImportError without transformers, FileNotFoundError where there is no such encoder.
     """
@@ -122,9 +139,20 @@ def clip(path: str) -> tuple[Any, nn.Module]:
     except ImportError as error:
         raise ImportError(f"condition=clip needs transformers ({error}): pip install transformers") from error
     try:
-        return CLIPTokenizer.from_pretrained(path), CLIPTextModel.from_pretrained(path, use_safetensors=True)
+        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_of(path))
+        return tokenizer, CLIPTextModel.from_pretrained(path, use_safetensors=True)
     except OSError as error:
         raise FileNotFoundError(
             f"There is no CLIP text encoder {path}, neither in a folder of that name nor on the hub: set "
-            "condition.path to a folder with its config.json, model.safetensors, vocab.json and merges.txt."
+            "condition.path to a folder with its config.json, model.safetensors, vocab.json and merges.txt, "
+            "or to text_encoder/ of a pipeline that has the latter two in tokenizer/."
         ) from error
+
+
+def tokenizer_of(path: str) -> str:
+    """Where the tokenizer of a text encoder lies: with it, or as pipelines of diffusers keep it, in tokenizer/ beside
+    text_encoder/, or in tokenizer_2/ beside text_encoder_2/."""
+    encoder = Path(path)
+    beside = encoder.parent / encoder.name.replace("text_encoder", "tokenizer")
+    with_it = any((encoder / name).is_file() for name in ("vocab.json", "tokenizer.json"))
+    return path if with_it or not beside.is_dir() else str(beside)
