@@ -53,8 +53,6 @@ class Pair(NamedTuple):
 class Visitor(Protocol):
     """What a score takes from the tiles of fakes with fakes, reals with reals, and then fakes with reals."""
 
-    wants_reals: bool
-
     def see_fakes(self, tile: Tile) -> None: ...
 
     def see_reals(self, tile: Tile) -> None: ...
@@ -76,7 +74,7 @@ def sweep(pair: Pair, visitors: Sequence[Visitor]) -> None:
     for tile in halves(pair.fake, pair.fakes):
         for visitor in visitors:
             visitor.see_fakes(tile)
-    for tile in halves(pair.real, pair.reals) if any(visitor.wants_reals for visitor in visitors) else ():
+    for tile in halves(pair.real, pair.reals):
         for visitor in visitors:
             visitor.see_reals(tile)
     for tile in tiles(pair.fake, pair.fakes, pair.real, pair.reals):

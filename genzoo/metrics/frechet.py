@@ -118,10 +118,6 @@ class DistanceFrom:
         x = as_features(x)
         return self._by_gram(x) if len(x) <= x.shape[1] else self._by_moments(moments(x))
 
-    def leave_out(self, x: Tensor | ArrayLike, n_blocks: int = 10) -> list[float]:
-        """The distances with each of `n_blocks` runs of consecutive rows of x left out, rows in random order."""
-        return self.jackknife(x, n_blocks).left_out
-
     def jackknife(self, x: Tensor | ArrayLike, n_blocks: int = 10) -> Replicates:
         """The distance, and what it is with each of `n_blocks` runs of consecutive rows of x left out.
 
@@ -130,7 +126,9 @@ class DistanceFrom:
         """
         x = as_features(x)
         if not 2 <= n_blocks <= len(x) // 2:
-            raise ValueError(f"leave_out takes 2 to n / 2 = {len(x) // 2} blocks, got {n_blocks}: draw more samples.")
+            raise ValueError(
+                f"The jackknife takes 2 to n / 2 = {len(x) // 2} blocks, got {n_blocks}: draw more samples."
+            )
         if len(x) <= x.shape[1]:
             return Replicates(self._by_gram(x), self._leave_out_by_gram(x, n_blocks))
         mean = mean_of(x)

@@ -11,29 +11,20 @@ from genzoo.metrics.arrays import Pair, Rows, Tile, alike, pair, sweep
 from genzoo.metrics.intervals import Replicates
 
 
-def kernel_distance(
-    x: Tensor | ArrayLike, y: Tensor | ArrayLike, degree: int = 3, gamma: float | None = None, coef0: float = 1.0
-) -> float:
-    """The U-statistic of MMD^2 under (x.y gamma + coef0)^degree over all of x (n, d) and y (m, d); it may be negative.
+def kernel_distance(x: Tensor | ArrayLike, y: Tensor | ArrayLike, degree: int = 3) -> float:
+    """The U-statistic of MMD^2 under (x.y / d + 1)^degree over all of x (n, d) and y (m, d); it may be negative.
 
-    gamma None is 1/d. Binkowski et al. (2018), who average it over subsets of 1,000: same expectation, more noise.
+    Binkowski et al. (2018), who average it over subsets of 1,000: same expectation, more noise.
     Of float32 features what is linear in x.y is in float64, and its higher powers, of centred features, in float32.
     Raises ValueError for fewer than two samples, features that do not fit or are not finite.
     """
     x, y = _checked(x, y)
-    sums = KernelSums(pair(x, y), degree, gamma, coef0)
+    sums = KernelSums(pair(x, y), degree)
     sweep(sums.pair, [sums])
     return sums.distance()
 
 
-def kernel_jackknife(
-    x: Tensor | ArrayLike,
-    y: Tensor | ArrayLike,
-    n_blocks: int = 10,
-    degree: int = 3,
-    gamma: float | None = None,
-    coef0: float = 1.0,
-) -> Replicates:
+def kernel_jackknife(x: Tensor | ArrayLike, y: Tensor | ArrayLike, n_blocks: int = 10, degree: int = 3) -> Replicates:
     """`kernel_distance`, and its values with each of `n_blocks` runs of consecutive rows of x left out.
 
     It costs as much as `kernel_distance` alone, since all come from the sums over pairs of blocks. Rows in random
@@ -42,7 +33,7 @@ def kernel_jackknife(
     x, y = _checked(x, y)
     if not 2 <= n_blocks <= len(x) // 2:
         raise ValueError(f"kernel_jackknife takes 2 to n / 2 = {len(x) // 2} blocks, got {n_blocks}.")
-    sums = KernelSums(pair(x, y, n_blocks), degree, gamma, coef0)
+    sums = KernelSums(pair(x, y, n_blocks), degree)
     sweep(sums.pair, [sums])
     return sums.replicates()
 
@@ -58,20 +49,17 @@ class Powers(NamedTuple):
 
 
 class KernelSums:
-    """Sums of (x.y gamma + coef0)^degree over pairs of runs of rows; a visitor of the tiles of `pair`.
+    """Sums of (gamma x.y + 1)^degree over pairs of runs of rows, gamma = 1 / d; a visitor of the tiles of `pair`.
 
-    With c the inner product about the mean m, and a_i = gamma m.(x_i - m) + (gamma m.m + coef0) / 2, the kernel is
+    With c the inner product about the mean m, and a_i = gamma m.(x_i - m) + (gamma m.m + 1) / 2, the kernel is
     (gamma c + a_i + a_j)^degree. Of its binomial sum the powers 0 and 1 of c are products of sums over rows; the tiles
     give the others, which are smaller by orders where features have a mean.
     """
 
-    wants_reals = True
-
-    def __init__(self, pair: Pair, degree: int = 3, gamma: float | None = None, coef0: float = 1.0) -> None:
-        self.pair, self.degree = pair, degree
-        self.gamma = 1 / len(pair.shift) if gamma is None else gamma
+    def __init__(self, pair: Pair, degree: int = 3) -> None:
+        self.pair, self.degree, self.gamma = pair, degree, 1 / len(pair.shift)
         self.fake, self.real = (
-            _powers(rows, pair.shift, places, degree, self.gamma, coef0)
+            _powers(rows, pair.shift, places, degree, self.gamma)
             for rows, places in ((pair.fake, pair.fakes), (pair.real, pair.reals))
         )
         self.own_fake = self._linear(self.fake, self.fake) - self.fake.selves.diag().cpu()
@@ -132,12 +120,12 @@ class KernelSums:
         return total
 
 
-def _powers(x: Rows, shift: Tensor, runs: list[slice], degree: int, gamma: float, coef0: float) -> Powers:
+def _powers(x: Rows, shift: Tensor, runs: list[slice], degree: int, gamma: float) -> Powers:
     a, firsts = torch.empty(len(x.squares), dtype=torch.float64, device=shift.device), []
     powers = torch.arange(degree + 1, dtype=torch.float64, device=a.device)[:, None]
     for place in runs:
         block = x.centred[place].double()
-        a[place] = gamma * (block @ shift) + (gamma * shift @ shift + coef0) / 2
+        a[place] = gamma * (block @ shift) + (gamma * shift @ shift + 1) / 2
         firsts.append(a[place] ** powers[:-1] @ block)
     of_rows = a**powers
     selves = (2 * a) ** degree + degree * gamma * x.squares * (2 * a) ** (degree - 1)

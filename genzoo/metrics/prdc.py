@@ -22,28 +22,19 @@ class PRDC(NamedTuple):
     coverage: float
 
 
-def prdc(
-    real: Tensor | ArrayLike, fake: Tensor | ArrayLike, k: int = 5, real_radii: Tensor | ArrayLike | None = None
-) -> PRDC:
+def prdc(real: Tensor | ArrayLike, fake: Tensor | ArrayLike, k: int = 5) -> PRDC:
     """The four scores of fake (m, d) against real (n, d), whose balls reach to, and exclude, the k-th neighbour.
 
-    real_radii: `radii(real, k)`, to compute it once for several sets of fakes.
     Kynkäänniemi et al. (2019); Naeem et al. (2020). A point on the edge of a ball, where copies of images often lie,
-    is outside whatever the rounding. Raises ValueError unless k is less than n and m, for radii or features that do
-    not fit or are not finite.
+    is outside whatever the rounding. Raises ValueError unless k is less than n and m, for features that do not fit or
+    are not finite.
     """
-    balls = Balls(*alike(real, fake), k, real_radii)
+    balls = Balls(*alike(real, fake), k)
     sweep(balls.pair, [balls])
     return balls.scores(None)
 
 
-def prdc_jackknife(
-    real: Tensor | ArrayLike,
-    fake: Tensor | ArrayLike,
-    k: int = 5,
-    real_radii: Tensor | ArrayLike | None = None,
-    n_blocks: int = 10,
-) -> Replicates:
+def prdc_jackknife(real: Tensor | ArrayLike, fake: Tensor | ArrayLike, k: int = 5, n_blocks: int = 10) -> Replicates:
     """`prdc`, and what it is with each of `n_blocks` runs of consecutive rows of fake left out.
 
     It takes the distances of `prdc` alone. Rows in random order. Raises ValueError as that does, and for blocks that
@@ -51,7 +42,7 @@ def prdc_jackknife(
     """
     real, fake = alike(real, fake)
     _check_blocks(len(fake), n_blocks, k)
-    balls = Balls(real, fake, k, real_radii, n_blocks)
+    balls = Balls(real, fake, k, n_blocks)
     sweep(balls.pair, [balls])
     return balls.replicates()
 
@@ -68,11 +59,8 @@ class Balls:
     Raises ValueError as `prdc` and `prdc_jackknife` do.
     """
 
-    def __init__(
-        self, real: Tensor, fake: Tensor, k: int, real_radii: Tensor | ArrayLike | None = None, n_blocks: int = 1
-    ) -> None:
-        self.real, self.fake, self.k, self.wants_reals = real, fake, k, real_radii is None
-        self.pair, self.given = pair(fake, real, n_blocks), None if self.wants_reals else _checked(real_radii, real)
+    def __init__(self, real: Tensor, fake: Tensor, k: int, n_blocks: int = 1) -> None:
+        self.real, self.fake, self.k, self.pair = real, fake, k, pair(fake, real, n_blocks)
         m, n, sets = len(fake), len(real), n_blocks + (n_blocks > 1)
         rows = torch.arange(m, device=fake.device)
         self.block = torch.cat([torch.full_like(part, i) for i, part in enumerate(rows.tensor_split(n_blocks))])
@@ -87,13 +75,12 @@ class Balls:
         self.fakes.see_half(tile)
 
     def see_reals(self, tile: Tile) -> None:
-        if self.wants_reals:
-            self.reals.see_half(tile)
+        self.reals.see_half(tile)
 
     @cached_property
     def real_radii(self) -> Tensor:
         """(n,)"""
-        return self.reals.found(self.real, self.real).distances[:, -1] if self.given is None else self.given
+        return self.reals.found(self.real, self.real).distances[:, -1]
 
     @cached_property
     def fake_radii(self) -> Tensor:
@@ -168,15 +155,6 @@ class Balls:
 def _check_blocks(m: int, n_blocks: int, k: int) -> None:
     if n_blocks < 2 or m - -(-m // n_blocks) <= k:
         raise ValueError(f"{n_blocks} blocks of {m} samples: take 2 or more, that leave more than k = {k}.")
-
-
-def _checked(real_radii: Tensor | ArrayLike, real: Tensor) -> Tensor:
-    real_radii = torch.as_tensor(real_radii).to(real.device, torch.float64)
-    if real_radii.shape != (len(real),):
-        raise ValueError(f"real_radii are {tuple(real_radii.shape)} for {len(real)} rows: give radii(real, k).")
-    if not real_radii.isfinite().all():
-        raise ValueError("real_radii hold NaN or infinity: give radii(real, k).")
-    return real_radii
 
 
 def _scores(around: Tensor, covered: Tensor, recalled: Tensor, k: int) -> PRDC:

@@ -34,18 +34,13 @@ class Reference:
         """The Fréchet distance of features (n, d) from `real`, whose covariance is factorised once."""
         return distance_from(moments(self.real))
 
-    def real_radii(self, k: int) -> Tensor:
-        """(N,) distances of each of `real` to its k-th neighbour among them."""
-        return self._radii(self.real, k)
-
     def train_radii(self, k: int) -> Tensor:
-        """(N,) distances of each of `train` to its k-th neighbour among them."""
-        return self._radii(self.train, k)
+        """(N,) distances of each of `train` to its k-th neighbour among them.
 
-    def _radii(self, x: Tensor, k: int) -> Tensor:
-        """Kept on disk, since they take N^2 distances and are the same for every model."""
-        path = cache_folder(self.cache_dir) / f"radii-{short_hash([images_sha256(x), k])}.safetensors"
-        return kept(path, lambda: radii(x, k)).to(x.device)
+        Kept on disk, since they take N^2 distances and are the same for every model.
+        """
+        path = cache_folder(self.cache_dir) / f"radii-{short_hash([images_sha256(self.train), k])}.safetensors"
+        return kept(path, lambda: radii(self.train, k)).to(self.train.device)
 
 
 def reference_of(

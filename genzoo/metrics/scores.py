@@ -97,7 +97,7 @@ def neighbourhoods(fake: Tensor, reference: Reference, k: int = 5, blocks: int =
     n, m = len(reference.real), len(fake)
     if min(n, m) < 4 * k:
         return {}
-    return _shares(n, m, prdc_jackknife(reference.real, fake, k, reference.real_radii(k), min(blocks, m)))
+    return _shares(n, m, prdc_jackknife(reference.real, fake, k, min(blocks, m)))
 
 
 def pairwise(fake: Tensor, reference: Reference, degree: int = 3, k: int = 5, blocks: int = 10) -> Scores:

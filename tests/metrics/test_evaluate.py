@@ -301,5 +301,5 @@ def test_a_cache_that_cannot_be_written_only_warns(splits: dict[str, Tensor], tm
 
 def test_default_cache_follows_xdg(splits: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    reference_of(splits, pixels(SHAPE)).real_radii(5)
+    reference_of(splits, pixels(SHAPE)).train_radii(5)
     assert {path.parent for path in tmp_path.rglob("*.safetensors")} == {tmp_path / "genzoo"}

@@ -147,7 +147,7 @@ def test_merged_moments() -> None:
 def test_leave_out(n: int) -> None:
     real, fake = samples(90, 30, seed=12), samples(n, 30, seed=13)
     expected = [by_nuclear_norm(real, np.delete(fake, block, 0)) for block in np.array_split(np.arange(n), 7)]
-    assert distance_from(moments(real)).leave_out(fake, 7) == pytest.approx(expected, rel=1e-8)
+    assert distance_from(moments(real)).jackknife(fake, 7).left_out == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("n", [23, 150])
@@ -198,6 +198,6 @@ def test_refuses_too_few() -> None:
     with pytest.raises(ValueError, match="two samples"):
         moments(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="blocks"):
-        distance.leave_out(torch.zeros(5, 2), 3)
+        distance.jackknife(torch.zeros(5, 2), 3)
     with pytest.raises(ValueError, match="parts"):
         infinity_fit(distance, torch.zeros(5, 2), 3)

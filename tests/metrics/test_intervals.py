@@ -127,7 +127,7 @@ def test_frechet_distances_are_held(mu: float, sigma: float, n: int, d: int) -> 
     # has the error of FD_n.
     distance = standard_normal(d)
     sets = (torch.randn(n, d) * sigma + mu for _ in range(120))
-    found = [(distance(x), infinity_fit(distance, x).value, distance.leave_out(x)) for x in sets]
+    found = [(distance(x), infinity_fit(distance, x).value, distance.jackknife(x).left_out) for x in sets]
     at_n, at_infinity = mean_distance(mu, sigma, n, d), d * (mu**2 + (sigma - 1) ** 2)
     assert 0.9 <= covered(at_n, [blocked(value, left_out) for value, _, left_out in found]) <= 0.99
     assert 0.9 <= covered(at_infinity, [blocked(value, left_out) for _, value, left_out in found]) <= 0.99
@@ -154,7 +154,7 @@ def test_neighbourhoods_are_held() -> None:
     mu, sigma, n, m = 1.0, 1.2, 100, 100
     real = torch.randn(n, 1).double()
     reach = radii(real, 5)
-    found = [prdc_jackknife(real, torch.randn(m, 1) * sigma + mu, 5, reach) for _ in range(200)]
+    found = [prdc_jackknife(real, torch.randn(m, 1) * sigma + mu, 5) for _ in range(200)]
     truths = dict(zip(("precision", "density", "coverage"), on_a_line(real, reach, mu, sigma, m)))
 
     def held(name: str, interval: Callable[[float, float], tuple[float, float]]) -> float:

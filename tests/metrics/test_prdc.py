@@ -47,12 +47,11 @@ def test_package(change, n: int, m: int, d: int, k: int, seed: int) -> None:
     assert prdc(real, fake, k)._asdict() == package(real, fake, k)
 
 
-def test_narrow_tiles_and_ready_radii(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = torch.randn(50, 3), torch.randn(40, 3) + 0.5
     expected = prdc(real, fake, 4)
     monkeypatch.setattr(arrays, "TILE", 7)
-    assert prdc(real, fake, 4, radii(real, 4)) == expected
-    assert prdc(real, fake, 4, radii(real, 4).numpy() * 0) == PRDC(0, expected.recall, 0, 0)
+    assert prdc(real, fake, 4) == expected
 
 
 @pytest.mark.parametrize("offset", [0, 1e3])
@@ -153,7 +152,5 @@ def test_refuses() -> None:
     real, fake = torch.randn(9, 2), torch.randn(6, 2)
     with pytest.raises(ValueError, match="nearest of 5"):
         prdc(real, fake, 6)
-    with pytest.raises(ValueError, match="real_radii"):
-        prdc(real, fake, 2, torch.zeros(3))
     with pytest.raises(ValueError, match="more than k"):
         prdc_jackknife(real, fake, 3, n_blocks=2)
