@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener, urlopen
 
 from genzoo.files import megabytes, write_bytes
 
@@ -48,6 +49,17 @@ def fetch(
         raise ValueError(f"{url} has not the known sha256: what it gave is not kept; fetch {path.name} from elsewhere")
     write_bytes(path, content)
     return path
+
+
+def reachable(url: str, seconds: float = 3.0) -> bool:
+    """Whether an HTTP server answers at url within `seconds`, through a proxy if one is set."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=seconds).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def require(url: str, schemes: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from urllib.request import Request
 
 import pytest
 
-from genzoo.fetch import SECURE, Redirects, fetch
+from genzoo.fetch import SECURE, Redirects, fetch, reachable
 
 GOOD = bytes(range(256)) * 300  # more than one receipt
 SHA256 = hashlib.sha256(GOOD).hexdigest()
@@ -158,3 +158,8 @@ def test_a_redirect_away_from_https_is_refused(url: str) -> None:
     assert (
         Redirects(SECURE).redirect_request(request, None, 302, "", {}, "https://other/f").full_url == "https://other/f"
     )
+
+
+def test_a_server_that_refuses_is_reachable_all_the_same(url: str) -> None:
+    assert reachable(url)  # which answers 501 to HEAD
+    assert not reachable("http://127.0.0.1:9")

@@ -7,8 +7,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ import torch
 from genzoo.data.pixels import Unreadable, decode, decode_all, tell_bad
 from genzoo.data.splits import Images, Splits, held_out
 from genzoo.data.stream import Batch, Stream, damage
+from genzoo.fetch import reachable
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 Encoded = Mapping[str, Any]  # {"bytes": ..., "path": ...}: an image that is not decoded yet
@@ -106,28 +105,17 @@ def open_repo(repo: str | None, config: str | None, stream: bool) -> dict[str, R
 
 
 @contextmanager
-def offline_if_unreachable(seconds: float = 3.0) -> Iterator[None]:
+def offline_if_unreachable() -> Iterator[None]:
     """Keep `datasets` from retrying for half a minute when one short question finds no hub."""
     hub_constants = importlib.import_module("huggingface_hub").constants
     config = library().config
     before = hub_constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
-    if not reachable(hub_constants.ENDPOINT, seconds):
+    if not reachable(hub_constants.ENDPOINT):
         hub_constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         hub_constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
-
-
-def reachable(url: str, seconds: float) -> bool:
-    """Whether an HTTP server answers at url within `seconds`, through a proxy if one is set."""
-    try:
-        urlopen(Request(url, method="HEAD"), timeout=seconds).close()
-    except HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def find_columns(features: Mapping[str, Any], image: str | None, label: str | None) -> Columns:

@@ -4,13 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
 
-from genzoo.fetch import fetch
+from genzoo.fetch import fetch, reachable
 from genzoo.metrics.frozen import file_sha256, frozen, state_sha256
 from genzoo.metrics.inputs import resized, rgb
 
@@ -178,16 +176,6 @@ def _load_or_fetch(load: Callable[..., Any], model: str) -> Any:
     try:
         return load(model, local_files_only=True, use_safetensors=True, output_loading_info=True)
     except OSError:
-        if Path(model).is_dir() or not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        if Path(model).is_dir() or not reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
             raise
     return load(model, use_safetensors=True, output_loading_info=True)
-
-
-def _reachable(url: str, seconds: float = 3.0) -> bool:
-    try:
-        urlopen(Request(url, method="HEAD"), timeout=seconds).close()
-    except HTTPError:
-        return True  # it answers
-    except OSError:
-        return False
-    return True

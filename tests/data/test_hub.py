@@ -248,7 +248,7 @@ def test_offline_mode_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None
     from huggingface_hub import constants
 
     for found in (True, False):
-        monkeypatch.setattr(hub_module, "reachable", lambda url, seconds, found=found: found)
+        monkeypatch.setattr(hub_module, "reachable", lambda url, found=found: found)
         before = constants.HF_HUB_OFFLINE
         with offline_if_unreachable():
             assert constants.HF_HUB_OFFLINE == datasets.config.HF_HUB_OFFLINE == (before or not found)
