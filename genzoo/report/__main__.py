@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give folders to report on, or --status with one study")
     try:
         return _status(args.status) if args.status else _report(args.folders, args.out)
-    except (OSError, ValueError, study.NoStudyError) as error:
+    except (OSError, ValueError) as error:
         print(f"genzoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

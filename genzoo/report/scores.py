@@ -11,15 +11,15 @@ from genzoo.report.statistics import t_interval
 from genzoo.report.units import Show
 
 FAMILIES = {  # column heads over the scores whose names start so, in the order of the table
-    "Distance": ("FD", "FID", "sFD", "KD", "KID"),
+    "Distance": ("FD", "FID", "KD", "KID"),
     "Fidelity and diversity": ("precision", "recall", "density", "coverage"),
-    "Classes": ("IS", "class entropy", "accuracy"),
+    "Classes": ("IS", "class entropy"),
     "Asked for": ("class right", "boxes right", "captions right", "digits right"),
     "Reconstruction": ("PSNR", "SSIM", "rFD", "rFID", "codebook perplexity"),
     "Memorisation": ("AuthPct", "C_T"),
     "Likelihood": ("bits/dim",),
 }
-HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "accuracy", "PSNR", "SSIM")
+HIGHER_IS_BETTER = ("IS", "precision", "recall", "density", "coverage", "PSNR", "SSIM")
 HIGHER_IS_BETTER += FAMILIES["Asked for"]
 NEITHER = ("class entropy", "AuthPct", "C_T", "codebook perplexity")  # good is what real images get
 # all other scores: lower is better
