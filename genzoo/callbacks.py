@@ -145,9 +145,9 @@ def log(trainer: Trainer, model: Generator, values: dict[str, Any]) -> None:
 
 
 class Judge(Callback):
-    """After each validation: a grid of `n` samples from one seed, and the scores that `score(fake)` gives them.
+    """After each validation: `n` samples from one seed, a grid of the first 64, and what `score(fake)` says of them.
 
-    path: the PNG to write. score: (n, C, H, W) uint8 -> {name: value}; None draws only.
+    path: the PNG to write. Its `score`, (n, C, H, W) uint8 -> {name: value}, is the run's to set; None draws only.
     """
 
     def __init__(self, path: str | Path, n: int = 64, seed: int = 0) -> None:

@@ -96,13 +96,13 @@ class MeanFlow(Told, Generator):
 
     def times(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """r <= t, each (n,) (section 4.3, "Sampling time steps")."""
-        both = torch.sigmoid(self.mean + self.std * torch.randn_like(x[:, 0, 0, :1].expand(-1, 2)))
+        both = torch.sigmoid(self.mean + self.std * torch.randn(len(x), 2, device=x.device, dtype=x.dtype))
         r, t = both.sort(dim=1).values.unbind(1)
         return torch.where(torch.rand_like(t) < self.apart, r, t), t
 
     @torch.no_grad()
     def guided(self, v: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """omega v + (1 - omega) u(z_t, t, t) of the null (equation 19); the null's own v stays itself."""
+        """omega v + (1 - omega) u(z_t, t, t) of the null (equation 19), whatever y is; v itself for omega 1."""
         return v if self.omega == 1 else torch.lerp(self.average_velocity(z, t, t), v, self.omega)
 
     def prediction_and_target(
