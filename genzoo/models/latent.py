@@ -76,7 +76,7 @@ class Latent(Generator):
 
     @torch.no_grad()
     def latents(self, x: Tensor) -> Tensor:
-        """z (n, c, h, w) of images x, of mean 0 a channel and one standard deviation over all of the training images."""
+        """z (n, c, h, w) of images x, of mean 0 a channel and of one standard deviation over all training images."""
         with torch.autocast(x.device.type, enabled=False):  # as they are encoded once
             return (self.first_stage.encode(x) - self.mean) / self.std
 

@@ -1,5 +1,6 @@
 """Latent models: unit variance, any family inside, images encoded once, and a wrapper that changes nothing."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 import genzoo
-from genzoo import runs
+from genzoo import export, runs
 from genzoo.generator import HasDenoiser, HasLikelihood, TakesClasses
 from genzoo.models.latent import Latent
 from genzoo.run import finish, make_trainer
+from genzoo.sample import guide
 
 FAMILIES = ["ddpm", "edm", "flow_matching", "flow", "gan", "vae"]
 FEW = ["trainer=cpu", "metrics=none", "width=8", "steps=3", "budget.checks=1", "callbacks.judge.n=4"]
@@ -166,6 +168,31 @@ def test_another_sampler_reaches_the_generator(settings) -> None:
     assert model.generator.steps == 7
     model.sample(2)
     assert model.nfe == 7
+
+
+def test_a_guide_shares_the_latents(settings, tmp_path: Path) -> None:
+    def shared(name: str, *overrides: str) -> str:
+        config = settings("width=8", "steps=3", *overrides)
+        export.write(tmp_path / name, runs.build(config), config, {"provenance": {"family": "", "overrides": []}})
+        return str(tmp_path / name)
+
+    for name in ("a", "b"):
+        shared(name, "model=autoencoder_kl")
+    stage, other = (f"first_stage='{tmp_path / name}'" for name in ("a", "b"))
+    model = runs.build(settings("model=latent", stage, "width=8", "steps=3"))
+    weaker = guide(shared("weaker", "model=latent", "blocks=1", stage), model, [])
+    model.guides, model.guidance = [weaker], partial(model.guidance, scale=2.0)
+    assert model.generator.guides == [weaker] and weaker.image_shape == model.generator.image_shape
+    assert model.eval().sample(2).shape == (2, 1, 8, 8) and model.nfe == 6  # the model's calls and the guide's
+    for overrides, words in (
+        (["model=latent", other], "take a run of model=latent with the same first_stage"),
+        (["model=ddpm"], "take a run of model=latent with the same first_stage"),
+        (["model=latent", stage, "model@model.generator=mean_flow"], "take a run of a diffusion model"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            guide(shared("refused", *overrides), model, [])
+    with pytest.raises(ValueError, match="take a run of a diffusion model of 1x8x8 images"):
+        guide(shared("flow", "model=mean_flow"), runs.build(settings("width=8")), [])
 
 
 def test_by_the_command_with_a_trained_stage(settings, tmp_path: Path) -> None:
