@@ -357,7 +357,9 @@ def test_a_model_learns_of_maps_from_files(tree: Path, maps: Path, settings, tmp
     data = ["data=folder", "features=pixels", f"data.path={tree}", f"data.maps={maps}", "data.size=8", "data.ask=map"]
     chosen = ["model=ddpm", "condition=maps", "condition.channels=3", "data.val=0.2", "data.test=0.3"]
     run = tmp_path_factory.mktemp("run")
-    config = settings(f"folder='{run}'", *chosen, *data, *tiny, "data.batch_size=8", "callbacks.judge.n=4")
+    config = settings(
+        f"folder='{run}'", *chosen, *data, *tiny, "data.batch_size=8", "callbacks.judge.n=4", "model.inversion=2"
+    )
     finish(config, run, [])
     model = runs.load(run)
     y = instantiate(config["data"], _convert_="all").split("train").y
