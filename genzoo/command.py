@@ -31,8 +31,9 @@ DEBUG, FULL_ERROR = "--debug", "HYDRA_FULL_ERROR"
 PATHS = (
     *("run", "out", "data.path", "data.root", "folder", "image", "mask", "map", "guide", "first_stage", "from"),
     *("condition.path", "diffusers.path", "diffusers.first_stage.path", "model.net.path", "model.first_stage.path"),
+    "data.maps",
 )
-CAPTIONS = ("prompt", "y")
+CAPTIONS = ("prompt", "y", "prior.y")
 
 
 def conf_folder() -> str:

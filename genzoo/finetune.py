@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from genzoo import export, runs
+from genzoo.asking import condition_of, conditions_of, in_turn
 from genzoo.checkpoints import newest
 from genzoo.data.datamodule import to_float
 from genzoo.data.splits import Images
@@ -22,10 +23,13 @@ from genzoo.generator import Batch, Generator
 from genzoo.metrics.draw import draw, per_image
 from genzoo.models.latent import Latent
 from genzoo.nets.lora import base
+from genzoo.nets.maps import Maps
+from genzoo.nets.text import Text, captions, shared_ids
 from genzoo.told import Classed, Told
 
 log = logging.getLogger("genzoo")
 ORIGIN, PRIOR = "from.json", "prior.npz"
+STAGE = "first_stage."  # begins the names of what a two-stage model holds of its first stage
 APART = 2**20  # from the seeds of scores: no sample is judged whose noise made an image that was trained on
 
 
@@ -41,15 +45,19 @@ def check(settings: dict[str, Any]) -> None:
     for key, value in {"lora.rank": lora["rank"], "prior.weight": prior["weight"]}.items():
         if value is not None and not settings["from"]:
             raise ValueError(f"{key}={value} needs a trained model to begin with: add from=RUN_FOLDER")
+    if prior["y"] is not None and prior["weight"] is None:
+        raise ValueError(f"prior.y={prior['y']} says what is drawn to go on learning from: add prior.weight=1")
 
 
 def begin(settings: dict[str, Any], folder: Path, model: Generator, trainer: Trainer) -> None:
     """What `from` asks for, before training: its weights, unless this run has a checkpoint, and its samples.
 
     A resumed run needs the folder of the other one no more. Of several processes rank 0 has to come first.
-    Raises ValueError for a model of another kind, and for LoRA or a prior with two players.
+    Raises ValueError for a model of another kind, for LoRA or a prior with two players, and for a prior.y that the
+    other run's model does not take.
     """
-    run, weight = settings["from"], settings["prior"]["weight"]
+    run, prior = settings["from"], settings["prior"]
+    weight = prior["weight"]
     if not run:
         return
     if not model.automatic_optimization and (settings["lora"]["rank"] or weight):
@@ -58,10 +66,11 @@ def begin(settings: dict[str, Any], folder: Path, model: Generator, trainer: Tra
         record = take(model, run, settings["model"])
         if trainer.is_global_zero:
             runs.write_json(folder / ORIGIN, record)
+            trainer.callbacks.append(NewWords(run))
     if weight:
         path = folder / PRIOR
         if not path.is_file():
-            save(drawn(run, settings["prior"]["n"], settings["seed"], trainer.strategy.root_device), path)
+            save(drawn(run, prior["n"], settings["seed"], trainer.strategy.root_device, prior["y"]), path)
         trainer.callbacks.append(Preserve(kept(path), weight))
 
 
@@ -80,11 +89,13 @@ def take(model: Generator, run: str, settings: dict[str, Any]) -> dict[str, Any]
 
     Buffers that training has filled come along where they fit: those of another shape the new data fill. Buffers that
     follow from the settings, such as noise levels, stay as `settings`, of the new model, have them.
-    Raises ValueError for a parameter that only one of the two has, or that has another shape.
+    Raises ValueError for a parameter that only one of the two has, or that has another shape, and for a first stage
+    with other weights: what was learned of the latents of one says nothing of another's.
     """
     source, theirs = runs.load(run), settings_of(run)
     mine, there, untrained = base(model), base(source), base(instantiate(theirs, _convert_="all"))
     others = runs.differences(theirs, settings, "model")
+    refuse_stage(run, mine, there, theirs, settings)
     refuse_misfit(run, mine, there, others)
     if others:
         log.info("from=%s: other settings than there: %s", run, ", ".join(others[:5]))
@@ -93,7 +104,7 @@ def take(model: Generator, run: str, settings: dict[str, Any]) -> dict[str, Any]
             learned = isinstance(value, nn.Parameter) or not same(value, untrained.get(name))
             if learned and name in mine and mine[name].shape == value.shape:
                 mine[name].copy_(value)
-    place = folder_of(run)
+    place = runs.folder_of(run)
     return {
         "run": run,
         "sha256": hashlib.sha256(weights_of(run).read_bytes()).hexdigest(),
@@ -116,14 +127,26 @@ def refuse_misfit(run: str, mine: dict[str, Tensor], there: dict[str, Tensor], o
             raise ValueError(f"from={run} does not fit: {name} is {shapes[0]} there and {shapes[1]} here; {remedy}")
 
 
-def folder_of(run: str) -> Path:
-    path = Path(run)
-    return path.parents[1] if path.suffix == ".ckpt" else path
+def refuse_stage(
+    run: str,
+    mine: dict[str, Tensor],
+    there: dict[str, Tensor],
+    theirs: dict[str, Any],
+    settings: dict[str, Any],
+) -> None:
+    """Raises ValueError for a two-stage model on another first stage than the run's; theirs: the run's settings."""
+    a, b = ({name: t for name, t in state.items() if name.startswith(STAGE)} for state in (mine, there))
+    if a and b and (a.keys() != b.keys() or not all(same(t, b[name]) for name, t in a.items())):
+        here, known = (model["first_stage"].get("run_dir") for model in (settings, theirs))
+        remedy = (
+            f"set first_stage={known}, as there" if known and known != here else "set the one that it was trained on"
+        )
+        raise ValueError(f"from={run} was trained on another first stage than first_stage={here}: {remedy}")
 
 
 def settings_of(run: str) -> dict[str, Any]:
     """The settings of a trained model."""
-    read = export.read(run)[0] if export.is_shared(run) else runs.read_settings(folder_of(run))
+    read = export.read(run)[0] if export.is_shared(run) else runs.read_settings(runs.folder_of(run))
     return read["model"]
 
 
@@ -134,15 +157,38 @@ def weights_of(run: str) -> Path:
     return Path(run) if run.endswith(".ckpt") else newest(Path(run) / runs.CHECKPOINTS)
 
 
+class NewWords(Callback):
+    """Warns, before a training on captions, of new words that the weights of a run take for words that they know."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def on_fit_start(self, trainer: Trainer, model: Generator) -> None:
+        model = model.generator if isinstance(model, Latent) else model
+        text, y = condition_of(model), trainer.datamodule.split("train").y
+        if not isinstance(text, Text) or y is None or y.dtype != torch.uint8:
+            return
+        pairs = shared_ids(captions(y), captions(model.asks), text.words)
+        if pairs:
+            told = ", ".join(f"{new!r} as {old!r}" for new, old in pairs)
+            log.warning("from=%s knows new words as others, by their ids: %s; choose other new words", self.run, told)
+
+
 # --- Prior preservation.
 
 
-def drawn(run: str, n: int, seed: int, device: torch.device) -> Images:
-    """n images of the model of a run, with conditions as its training images had them: the same from every device."""
-    log.info("drawing %d images of %s, to go on learning from", n, run)
+def drawn(run: str, n: int, seed: int, device: torch.device, y: Any = None) -> Images:
+    """n images of the model of a run, the same from every device, of what a user asks for (`conditions_of`) in turn, as
+    of a class that is to be preserved, or of conditions as its training images had them.
+
+    Raises ValueError for a y that the model does not take.
+    """
     model = runs.load(run, device)
-    with per_image(seed + APART, 0, n):
-        y = asked(model, n)
+    y = in_turn(conditions_of(model, y, "prior.y"), n)
+    log.info("drawing %d images of %s, to go on learning from", n, run)
+    if y is None:
+        with per_image(seed + APART, 0, n):
+            y = asked(model, n)
     return Images(draw(model.sample, n, seed=seed + APART, y=y), None if y is None else y.cpu())
 
 
@@ -176,6 +222,8 @@ class Preserve(Callback):
     def on_train_start(self, trainer: Trainer, model: Generator) -> None:
         x, y = self.prior
         x = [to_float(part.to(model.device)) for part in x.split(256)]
+        if isinstance(condition_of(model), Maps):  # which the data has without the channel of what is known
+            y = y[:, :-1]
         if getattr(model, "encoded", False):  # as the training images are
             x = map(model.latents if isinstance(model, Latent) else model.codes, x)
         self.x, self.y = torch.cat(list(x)), None if y is None else y.to(model.device)

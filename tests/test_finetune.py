@@ -4,16 +4,23 @@ import hashlib
 import json
 import shutil
 import signal
+from itertools import count, product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from PIL import Image
 
 from genzoo import export, finetune, runs
+from genzoo.command import quoted
+from genzoo.data.captions import caption_strings
 from genzoo.data.datamodule import to_float
 from genzoo.data.splits import Images
 from genzoo.generator import Generator, to_uint8
 from genzoo.nets.lora import LowRank
+from genzoo.nets.text import word_id
 from genzoo.run import finish
 
 from . import test_resume
@@ -65,6 +72,33 @@ def test_another_model_is_refused_in_one_sentence(first: Path) -> None:
         finetune.take(runs.build(settings), str(first), settings["model"])
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         tuned(first / "nowhere")
+
+
+RECORD = {"protocol_id": "", "scores": {}, "provenance": {"family": "", "sampling": "", "overrides": []}}
+
+
+@pytest.mark.parametrize(("family", "part"), [("latent", "decoder"), ("code_prior", "codebook")])
+def test_two_stage_models_share_their_first_stage_or_are_refused(
+    family: str, part: str, tmp_path: Path, monkeypatch
+) -> None:
+    config = composed(f"model={family}", "width=8", "steps=2")
+    model, run, other = runs.build(config), tmp_path / "run", tmp_path / "other"
+    export.write(run, model, config, RECORD)
+    again = runs.build(config)
+    finetune.take(again, str(run), config["model"])
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    there = config["first_stage"]
+    stage = runs.load(there)
+    with torch.no_grad():  # of the codebook's, which is a buffer, everything else stays
+        next(t for name, t in stage.state_dict().items() if part in name).add_(1)
+    export.write(other, stage, {**config, "model": export.read(there)[0]["model"]}, RECORD)
+    on_other = composed(f"model={family}", "width=8", "steps=2", f"first_stage='{other}'")
+    sentence = f"^from={run} was trained on another first stage than first_stage={other}: set "
+    with pytest.raises(ValueError, match=f"{sentence}the one that it was trained on$"):
+        finetune.take(runs.build(on_other), str(run), on_other["model"])
+    monkeypatch.setattr(finetune, "settings_of", lambda run: config["model"])  # as a run has them, which names a folder
+    with pytest.raises(ValueError, match=f"{sentence}first_stage={there}, as there$"):
+        finetune.take(runs.build(on_other), str(run), on_other["model"])
 
 
 def test_settings_stay_as_they_are_asked_for_and_what_was_learned_comes_along(first: Path) -> None:
@@ -178,6 +212,61 @@ def test_the_prior_is_the_first_model_s_own_images_of_what_it_was_asked(first: P
     assert finetune.kept(tmp_path / "p.npz").y is None
 
 
+def test_the_prior_is_of_what_is_asked_for_in_turn(first: Path) -> None:
+    x, y = finetune.drawn(str(first), 5, 3, torch.device("cpu"), [3, 8])
+    assert y.tolist() == [3, 8, 3, 8, 3]
+    assert torch.equal(x, finetune.draw(runs.load(first).sample, 5, seed=3 + finetune.APART, y=y))
+    with pytest.raises(ValueError, match=r"^prior\.y=a seven: this model knows the classes 0 to 9"):
+        finetune.drawn(str(first), 5, 3, torch.device("cpu"), "a seven")
+    assert quoted("prior.y=a seven, a two") == "prior.y='a seven, a two'"  # as a shell hands it over
+
+
+def captioned(folder: Path, said: dict[str, list[int]], n: int = 16) -> str:
+    """A tree of n images 4x4 a split for each caption, of noise about these levels of their columns."""
+    random = np.random.default_rng(0)
+    for split, (caption, columns) in product(("train", "val", "test"), said.items()):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            file = folder / split / f"{caption} {i}"
+            pixels = np.array(columns) + random.integers(-20, 21, (4, 4))
+            Image.fromarray(pixels.astype(np.uint8)).save(file.with_suffix(".png"))
+            file.with_suffix(".txt").write_text(caption)
+    return f"data.path='{folder}'"
+
+
+def test_a_new_word_is_learned_and_what_is_named_is_preserved(tmp_path: Path, caplog) -> None:
+    words = [
+        "model=ddpm",
+        "steps=2",
+        "condition=text",
+        "condition.dim=8",
+        "condition.words=64",
+        "model.optimizer.lr=0.01",
+    ]
+    data = ["data=folder", "data.ask=caption", "data.size=4", "data.channels=1", "features=pixels"]
+    tiny = ["width=4", "blocks=1", "data.batch_size=16", "budget.images=320", "budget.checks=1", "trainer=cpu"]
+    told = [*words, *data, *tiny, "metrics=none", "callbacks.judge.n=4", "model.inversion=2", "model.bound_terms=2"]
+    known = captioned(tmp_path / "known", {"a dark wall": [30, 30, 30, 30], "a bright wall": [220, 220, 220, 220]})
+    first, second = tmp_path / "first", tmp_path / "second"
+    finish(composed(f"folder='{first}'", *told, known), first, [])
+    twin = next(word for i in count() if word_id(word := f"w{i}", 64) == word_id("dark", 64))
+    new = captioned(tmp_path / "new", {f"a {twin} wall": [30, 220, 30, 220]})
+    prior = [f"from='{first}'", "prior.weight=1", "prior.n=4", "prior.y=['a dark wall','a bright wall']"]
+    with caplog.at_level("WARNING", "genzoo"):
+        finish(composed(f"folder='{second}'", *told, new, *prior), second, [])
+    assert f"from={first} knows new words as others, by their ids: {twin!r} as 'dark'; choose other" in caplog.text
+    asked = caption_strings(finetune.kept(second / finetune.PRIOR).y)
+    assert asked == ["a dark wall", "a bright wall"] * 2
+    x, y = instantiate(composed(*told, new)["data"], _convert_="all").split("test")
+
+    def loss(run: Path) -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return runs.load(run).loss(to_float(x), y)["loss"].item()
+
+    assert loss(second) < 0.8 * loss(first)
+
+
 @pytest.mark.parametrize("family", ["ddpm", "consistency", "mean_flow", "code_prior", "vae"])
 def test_every_told_family_is_asked_for_what_training_had(family: str, settings) -> None:
     model = runs.build(settings(f"model={family}", "condition=classes", "width=8"))
@@ -200,6 +289,14 @@ def test_the_prior_of_a_model_of_codes_is_codes(settings) -> None:
         preserve.on_train_end(None, model)
 
 
+def test_maps_are_preserved_as_the_data_has_them(settings) -> None:
+    model = runs.build(settings("model=ddpm", "condition=maps", "width=4", "blocks=1", "steps=2"))
+    x, maps = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8), torch.rand(3, 1, 8, 8)
+    preserve = finetune.Preserve(Images(x, model.condition.of(to_float(x), maps)), weight=1.0)
+    preserve.on_train_start(None, model)
+    assert torch.equal(preserve.y, maps) and model.training_step((to_float(x), maps), 0)["prior"].isfinite()
+
+
 @pytest.mark.parametrize(
     "override, sentence",
     [
@@ -209,6 +306,7 @@ def test_the_prior_of_a_model_of_codes_is_codes(settings) -> None:
         ("lora.alpha=0", r"^lora\.alpha=0: give a number above 0, or null$"),
         ("prior.weight=-1", r"^prior\.weight=-1: give a number above 0, or null$"),
         ("prior.n=1.5", r"^prior\.n=1\.5: give a whole number"),
+        ("prior.y=3", r"^prior\.y=3 says what is drawn to go on learning from: add prior\.weight=1$"),
     ],
 )
 def test_mistakes_are_named(override: str, sentence: str, tmp_path: Path) -> None:
