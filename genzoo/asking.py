@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from genzoo.data.captions import caption_bytes, caption_strings, claims_of
 from genzoo.data.scenes import EMPTY
 from genzoo.data.splits import Images
-from genzoo.generator import Generator, TakesClasses
+from genzoo.generator import Generator, TakesClasses, from_uint8, to_uint8
 from genzoo.metrics.asked import boxes_right, captions_satisfied, class_right, share
 from genzoo.metrics.classifier import classifier
-from genzoo.metrics.draw import draw_together
+from genzoo.metrics.draw import draw_together, per_image
 from genzoo.metrics.evaluate import chosen
 from genzoo.metrics.features import HasClasses, extract
 from genzoo.metrics.inputs import quantised
+from genzoo.metrics.reconstruction import psnr
 from genzoo.metrics.scores import Scores
 from genzoo.nets.conditions import Condition, Layout
+from genzoo.nets.maps import Maps
 from genzoo.nets.text import Bytes
 
 Judge = Callable[[Tensor, Tensor], Tensor]  # uint8 (n, C, H, W), what was asked (n, ...) -> right (n,) or (n, k)
@@ -39,11 +41,13 @@ def answers(
     model: Generator, test: Images, extractor: nn.Module, n: int, batch_size: int = 256, seed: int = 0
 ) -> tuple[Scores, Scores]:
     """The shares of images that are what was asked, and the same of the real images that say so: what a perfect model
-    would get.
+    would get; of a model that is told maps, what is `kept` of them.
 
     Asked is for what the data says of n test images, drawn by the seed: their classes, boxes or captions; image i
     follows from (seed, i). Both are {} for a model that takes no such thing, and where no judge knows these images.
     """
+    if n > 1 and isinstance(condition_of(model), Maps):
+        return kept(model, test, n, batch_size, seed), {}
     if test.y is None or n < 2 or not takes(model, test.y):
         return {}, {}
     real, y = (chosen(part, n, seed) for part in (quantised(test.x), test.y))
@@ -54,6 +58,22 @@ def answers(
         return {}, {}
     images = draw_together(model.sample, n, batch_size, seed, y)
     return {name: share(judges[name](images, y)) for name in ceiling}, ceiling
+
+
+@torch.no_grad()
+def kept(model: Generator, test: Images, n: int, batch_size: int, seed: int) -> Scores:
+    """How near samples of the maps of n test images come to these maps, over the pixels that are known; {} for maps
+    that are not made of images."""
+    condition = condition_of(model)
+    if type(condition) is Maps:
+        return {}
+    with per_image(seed, 0, n):
+        y = condition.of(from_uint8(chosen(quantised(test.x), n, seed)).to(model.device), None)
+    images = draw_together(model.sample, n, batch_size, seed, y)
+    shown = condition.seen(from_uint8(images).to(model.device), y)
+    some = y[:, -1].flatten(1).any(1)  # of which anything is known
+    again, real, known = shown[some, :-1], y[some, :-1], y[some, -1:].bool()
+    return {"PSNR of the given": psnr(to_uint8(again), to_uint8(real), known)}
 
 
 def takes(model: Generator, y: Tensor) -> bool:

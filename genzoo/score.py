@@ -95,8 +95,8 @@ def in_words(metrics: dict[str, Any]) -> str:
 
 
 def leading(scores: dict[str, Any]) -> list[str]:
-    """The names of the first score and of the shares of what was asked."""
-    return [*list(scores)[:1], *(name for name in scores if name.endswith(" right"))]
+    """The names of the first score and of those that say whether samples are what was asked."""
+    return [*list(scores)[:1], *(name for name in scores if name.endswith((" right", " given")))]
 
 
 def row_in_words(name: str, row: dict[str, Any]) -> str:

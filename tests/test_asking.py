@@ -1,11 +1,13 @@
 """What conditional models are asked for: scored against judges that know real images, and said in a user's words."""
 
 import json
+import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genzoo import runs
@@ -14,12 +16,13 @@ from genzoo.data.captions import caption_bytes, claims_of
 from genzoo.data.digits import digits
 from genzoo.data.scenes import draw
 from genzoo.data.splits import Images
-from genzoo.generator import Generator
-from genzoo.metrics.evaluate import evaluate
+from genzoo.generator import Generator, from_uint8
+from genzoo.metrics.draw import per_image
+from genzoo.metrics.evaluate import chosen, evaluate
 from genzoo.metrics.features import classifier, pixels
 from genzoo.metrics.intervals import share_interval
 from genzoo.nets.conditions import Classes, Condition, Layout
-from genzoo.nets.maps import LowResolution
+from genzoo.nets.maps import Edges, LowResolution, Maps, Masked
 from genzoo.nets.text import Text
 from genzoo.score import row_in_words, table
 
@@ -108,7 +111,7 @@ def test_the_batch_size_changes_no_answer(scenes) -> None:
         (LAYOUT, None),
         (LAYOUT, torch.zeros(N, 100, dtype=torch.uint8)),
         (TEXT, torch.zeros(N, dtype=torch.long)),
-        (LowResolution((1, 32, 32), 2), torch.zeros(N, dtype=torch.long)),
+        (Maps((1, 32, 32), 1), torch.zeros(N, 1, 32, 32)),
         (TEXT, caption_bytes(["a cat beside a dog"] * N)),
         (LAYOUT, torch.tensor([3.0, 0, 0, 0.1, 0.1]).expand(N, 4, 5)),
     ],
@@ -118,6 +121,49 @@ def test_what_cannot_be_judged_is_left_out(scenes, condition, y) -> None:
     model = Oracle(scenes["layout"], condition)
     assert answers(model, Images(scenes["layout"].x, y), classifier("digits"), n=N) == ({}, {})
     assert model.seen == []
+
+
+class Brighter(Generator):
+    """Keeps to the maps that it is told but for `more` brightness; what they do not say is noise."""
+
+    def __init__(self, condition: Maps, more: float) -> None:
+        super().__init__((1, 8, 8), torch.optim.SGD)
+        self.condition, self.more = condition, more
+
+    def sample(self, n: int, y: Tensor) -> Tensor:
+        given, known = (F.interpolate(part, (8, 8)) for part in (y[:, :1], y[:, 1:]))
+        return torch.where(known > 0, 0.5 * given + self.more, torch.rand(n, 1, 8, 8) * 2 - 1)
+
+
+@pytest.mark.parametrize("condition", [LowResolution((1, 8, 8), 2), LowResolution((1, 8, 8), 4), Masked((1, 8, 8))])
+def test_what_is_kept_of_maps_is_their_error_in_decibels(condition: Maps) -> None:
+    """Half the contrast of images of deviation s is an error of s / 2, and b more of brightness one of b."""
+    x = digits().test.x
+    found, ceiling = answers(Brighter(condition, 0.25), Images(x, None), pixels((1, 8, 8)), n=N)
+    with per_image(0, 0, N):
+        y = condition.of(from_uint8(chosen(x, N, 0)), None)
+    known = y[:, 1:].bool()
+    error = (y[:, :1] * 0.5 - 0.25).square()[known].mean() if known.all() else None
+    if error is None:  # each image counts once, however much of it is known
+        rows = [(row[:1] * 0.5 - 0.25).square()[row[1:] > 0].mean() for row in y if (row[1:] > 0).any()]
+        error = torch.stack(rows).mean()
+    assert found["PSNR of the given"].value == pytest.approx(20 * math.log10(2) - 10 * math.log10(error), abs=0.05)
+    low, high = found["PSNR of the given"].ci95
+    assert low < found["PSNR of the given"].value < high and ceiling == {}
+
+
+def test_edges_are_looked_for_in_samples() -> None:
+    class Copies(Brighter):
+        def sample(self, n: int, y: Tensor) -> Tensor:
+            return from_uint8(chosen(digits().test.x, N, 0)[:n]) * self.more
+
+    right, wrong = (
+        answers(Copies(Edges((1, 8, 8)), more), Images(digits().test.x, None), pixels((1, 8, 8)), n=N)[0][
+            "PSNR of the given"
+        ]
+        for more in (1.0, 0.0)
+    )
+    assert right.value > 50 > 10 > wrong.value
 
 
 def test_the_record_holds_shares_and_their_ceiling(tmp_path) -> None:

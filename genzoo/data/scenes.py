@@ -35,8 +35,8 @@ def scenes(
     the same split of `genzoo.data.digits`.
 
     ask: what y is, "layout" (n, 4, 5) float32 or "caption" (n, 100) uint8, UTF-8 padded with zeros. The images are the
-    same for both. scene_seed: which scenes are drawn, the same in runs of every seed. Raises ValueError for another ask,
-    and for a seed that is no whole number of at least 0.
+    same for both. scene_seed: which scenes are drawn, the same in runs of every seed. Raises ValueError for another
+    ask, and for a seed that is no whole number of at least 0.
     """
     if ask not in ASKS:
         raise ValueError(f"No y {ask!r} of scenes: data.ask is one of {', '.join(ASKS)}.")

@@ -76,12 +76,15 @@ def reconstructed(model: HasReconstruct, images: Tensor, batch_size: int = 256) 
     return Reconstructed(gathered(torch.cat(found)), gathered(torch.cat(codes)) if coded else None)
 
 
-def psnr(again: Tensor, real: Tensor) -> Score:
+def psnr(again: Tensor, real: Tensor, counts: Tensor | None = None) -> Score:
     """Peak signal-to-noise ratio in dB of the mean squared error over all values of uint8 images (n, C, H, W).
 
     Its interval is that of the error over the images. Equal images count as if one value were off by one level.
+    counts: of each image the values that do, bool (n, C, H, W), one or more; None for all.
     """
-    errors = (again.double() - real.double()).square().flatten(1).mean(1)  # (n,)
+    squares = (again.double() - real.double()).square()
+    counts = torch.ones_like(squares) if counts is None else counts.expand_as(squares).double()
+    errors = (squares * counts).flatten(1).sum(1) / counts.flatten(1).sum(1)  # (n,)
     value, least = errors.mean().item(), 1 / real.numel()
     if value < least:
         return Score(decibels(least))

@@ -31,6 +31,11 @@ class Maps(Condition):
     def of(self, x: Tensor, y: Tensor | None) -> Tensor:
         return super().of(x, known(y) if y is not None and y.shape[2:] == (*self.size,) else y)
 
+    def seen(self, x: Tensor, y: Tensor) -> Tensor:
+        """The map (n, channels + 1, H, W) that samples x (n, C, H, W) show where they were asked for y; of a condition
+        that is made of images."""
+        return self.of(x, None)
+
     def forward(self, y: Tensor) -> Given:
         return Given(maps=y.to(self.nothing))
 
@@ -74,6 +79,9 @@ class Masked(Maps):
         missing = rectangles(x, self.most, self.low, self.high)
         around = torch.rand(len(x), 1, 1, 1, device=x.device) < self.outside
         return masked(x, torch.where(around, ~missing, missing))
+
+    def seen(self, x: Tensor, y: Tensor) -> Tensor:
+        return masked(x, y[:, -1:] == 0)
 
 
 def masked(x: Tensor, missing: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ FAMILIES = {  # column heads over the scores whose names start so, in the order 
     "Distance": ("FD", "FID", "KD", "KID"),
     "Fidelity and diversity": ("precision", "recall", "density", "coverage"),
     "Classes": ("IS", "class entropy"),
-    "Asked for": ("class right", "boxes right", "captions right", "digits right"),
+    "Asked for": ("class right", "boxes right", "captions right", "digits right", "PSNR of the given"),
     "Reconstruction": ("PSNR", "SSIM", "rFD", "rFID", "codebook perplexity"),
     "Memorisation": ("AuthPct", "C_T"),
     "Likelihood": ("bits/dim",),
