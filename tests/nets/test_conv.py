@@ -48,9 +48,10 @@ def test_level_channels_double_up_to_a_bound() -> None:
 @given(sides, sides, st.integers(1, 3), st.sampled_from([conv, mlp]), st.integers(1, 2))
 def test_encoder_and_decoder_shapes(height: int, width: int, channels: int, nets, blocks: int) -> None:
     shape = (channels, height, width)
-    code = nets.Encoder(shape, out_features=5, width=8, blocks=blocks)(torch.randn(2, *shape))
+    options = {"blocks": blocks} if nets is conv else {}
+    code = nets.Encoder(shape, out_features=5, width=8, **options)(torch.randn(2, *shape))
     assert code.shape == (2, 5)
-    image = nets.Decoder(shape, in_features=5, out_channels=7, width=8, blocks=blocks)(code)
+    image = nets.Decoder(shape, in_features=5, out_channels=7, width=8, **options)(code)
     assert image.shape == (2, 7, height, width)
 
 
