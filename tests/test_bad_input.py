@@ -209,7 +209,7 @@ CASES = [  # module, arguments, culprit, remedy
     (EDIT, f"{SDEDIT} strength=much", "strength=much", "give a number"),
     (EDIT, "run={ddpm} image={there}/grey.png task=superres factor=3", "factor=3", "8x8"),
     (EDIT, "run={ddpm} image={there}/grey.png task=colourise", "task=colourise", "RGB"),
-    (EDIT, "run={ddpm} image={there}/grey.png task=maps", "not of latents", "condition=edges, depth"),
+    (EDIT, "run={ddpm} image={there}/grey.png task=maps", "a run with", "condition=edges, depth"),
     (EDIT, "run={ddpm} image={there}/grey.png mask={there}/small.png", "small.png is 4x4", "make them one size"),
     (EDIT, "run={ddpm} image={there}/grey.png mask={there}/black.png", "black.png", "white pixels"),
     (EDIT, "run={ddpm} image={there}/text.png task=sdedit", "text.png", "repair or remove"),
