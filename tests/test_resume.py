@@ -20,7 +20,9 @@ FAMILIES = {
     **FAMILIES,
     "vae in windows of three batches": ["model=vae", "trainer.accumulate_grad_batches=3"],
     "latent": ["model=latent", "condition=classes", "steps=2"],
+    "told maps": ["model=latent", "condition=inpaint", "steps=2"],
     "prior": ["model=code_prior", "condition=classes"],
+    "critic": ["model=autoencoder_vq", "+adversary@model.adversary=patch", "model.adversary.start=700"],
     "consistency": ["model=consistency", "model.first=2", "model.last=16"],  # whose loss follows the budget
 }
 
@@ -61,7 +63,7 @@ def stopping(make_trainer: Callable, stop: Stop, *arguments) -> Trainer:
 
 
 # test_finetune stops a ddpm, too, and the windows are a VAE's
-SLOW = {"ddpm", "told", "codes", "vae", "flow", "latent", "prior", "consistency"}
+SLOW = {"ddpm", "told", "codes", "vae", "flow", "latent", "told maps", "prior", "consistency", "critic"}
 CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FAMILIES]
 
 
