@@ -17,6 +17,7 @@ from genzoo.metrics.draw import draw_together, per_image
 from genzoo.metrics.evaluate import chosen
 from genzoo.metrics.features import HasClasses, extract
 from genzoo.metrics.inputs import quantised
+from genzoo.metrics.memory import halving
 from genzoo.metrics.reconstruction import psnr
 from genzoo.metrics.scores import Scores
 from genzoo.nets.conditions import Condition, Layout
@@ -67,13 +68,23 @@ def kept(model: Generator, test: Images, n: int, batch_size: int, seed: int) -> 
     condition = condition_of(model)
     if type(condition) is Maps:
         return {}
-    with per_image(seed, 0, n):
-        y = condition.of(from_uint8(chosen(quantised(test.x), n, seed)).to(model.device), None)
+    real = chosen(quantised(test.x), n, seed)
+
+    def made(start: int, size: int) -> Tensor:
+        with per_image(seed, start, size):
+            return condition.of(from_uint8(real[start : start + size].to(model.device)), None).cpu()
+
+    def shown(start: int, size: int) -> Tensor:
+        x, asked = (part[start : start + size].to(model.device) for part in (images, y))
+        return condition.seen(from_uint8(x), asked).cpu()
+
+    y = torch.cat(list(halving(made, n, batch_size, "making maps")))
     images = draw_together(model.sample, n, batch_size, seed, y)
-    shown = condition.seen(from_uint8(images).to(model.device), y)
+    again = torch.cat(list(halving(shown, n, batch_size, "making maps")))
     some = y[:, -1].flatten(1).any(1)  # of which anything is known
-    again, real, known = shown[some, :-1], y[some, :-1], y[some, -1:].bool()
-    return {"PSNR of the given": psnr(to_uint8(again), to_uint8(real), known)}
+    if some.sum() < 2:
+        return {}
+    return {"PSNR of the given": psnr(to_uint8(again[some, :-1]), to_uint8(y[some, :-1]), y[some, -1:].bool())}
 
 
 def takes(model: Generator, y: Tensor) -> bool:

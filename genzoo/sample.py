@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     check_pictures(model, settings["png"])
     exchange_sampling(model, settings)
     record = runs.finished(runs.folder_of(settings["run"])) or {}
-    tune(model, halve=record.get("cost", {}).get("sampling_precision") == "float16")  # the images that were scored
+    tune(model, halve=record.get("cost", {}).get("sampling_precision") == "float16")  # as its scores
     y = in_turn(conditions_of(model, settings["y"]), settings["n"])
     out, started = ready(settings["out"]), time.perf_counter()
     images = draw(model.sample, settings["n"], settings["batch_size"], settings["seed"], y=y)

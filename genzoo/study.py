@@ -112,6 +112,11 @@ def line_of(arguments: Sequence[str]) -> Namespace:
     return parser.parse_known_intermixed_args(arguments)[0]
 
 
+def bare(key: str) -> str:
+    """A key without the signs that add or delete it."""
+    return key.lstrip("+~")
+
+
 def written(value: Any) -> str:
     """A value of a grid as one writes it on the command line; strings may use Hydra's grammar."""
     return value if isinstance(value, str) else Override._get_value_element_as_str(value)
@@ -136,8 +141,8 @@ def asked(arguments: Sequence[str]) -> Study | None:
         raise ValueError(f"{OPTION}{name} is a sweep: add -m")
     options = [a for a in arguments if a not in line.overrides]
     overrides = [quoted(o) for o in line.overrides if not o.startswith(OPTION)]
-    keys = {o.key_or_group for o in parsed(overrides)}
-    overrides += [f"{key}={','.join(map(written, v))}" for key, v in settings["grid"].items() if key not in keys]
+    keys, grid = {bare(o.get_key_element()) for o in parsed(overrides)}, settings["grid"].items()
+    overrides += [f"{key}={','.join(map(written, values))}" for key, values in grid if bare(key) not in keys]
     own = ["study=" + name, f"+{name}=study", f"hydra.searchpath=[file://{root}]"]
     excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join((*nameless(), name))}]"
     typed = [a for a in arguments if a != DEBUG]

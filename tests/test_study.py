@@ -170,6 +170,16 @@ def test_a_glob_is_the_files_of_conf() -> None:
     assert [cell["overrides"] for cell in asked.cells()] == [[f"model={model}"] for model in models]
 
 
+def test_a_key_that_is_added_replaces_the_grids_too(tmp_path: Path) -> None:
+    (tmp_path / "critics").mkdir()
+    grid = "{+adversary@model.adversary: [patch], +data.train: [10, 20]}"
+    (tmp_path / "critics/study.yaml").write_text(f"# @package _global_\ngrid: {grid}")
+    typed = ["++adversary@model.adversary=patch", "+data.train=5"]
+    asked = study.asked(["-m", f"--config-dir={tmp_path}", "+study=critics", *typed])
+    assert [cell["overrides"] for cell in asked.cells()] == [typed]
+    assert len(study.asked(["-m", f"--config-dir={tmp_path}", "+study=critics"]).cells()) == 2
+
+
 def test_a_sweep_without_a_study_is_left_alone() -> None:
     assert study.asked(["-m", "model=vae,gan"]) is None
     assert study.as_typed(["model=vae", "study=x"]) == ["model=vae", "study=x"]

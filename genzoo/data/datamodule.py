@@ -34,7 +34,8 @@ def to_float(x: Tensor) -> Tensor:
 def near(images: Images, device: torch.device) -> Images:
     """`images` on a CUDA device with room for them, else where they are (host)."""
     x, y = images
-    if device.type != "cuda" or x.nbytes > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+    size = sum(part.nbytes for part in images if part is not None)
+    if device.type != "cuda" or size > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         return images
     return Images(x.to(device), None if y is None else y.to(device))
 

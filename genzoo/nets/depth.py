@@ -35,11 +35,11 @@ class Depth(Maps):
     @torch.no_grad()
     def of(self, x: Tensor, y: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            depth = torch.cat([self.seen(part) for part in x.float().split(AT_ONCE)])
+            depth = torch.cat([self.depth(part) for part in x.float().split(AT_ONCE)])
         low, high = depth.amin((2, 3), keepdim=True), depth.amax((2, 3), keepdim=True)
         return known(torch.where(high > low, 2 * (depth - low) / (high - low) - 1, 0)).to(x)
 
-    def seen(self, x: Tensor) -> Tensor:
+    def depth(self, x: Tensor) -> Tensor:
         """(n, 1, H, W): what the network says of x (n, C, H, W), by its own processor's sizes, mean and deviation."""
         network = self.frozen[0].to(x.device)
         mean, std = (x.new_tensor(told).view(-1, 1, 1) for told in (self.mean, self.std))

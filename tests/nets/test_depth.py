@@ -57,6 +57,7 @@ def test_depth_is_that_of_transformers(folder: str, channels: int, shape: tuple[
     # the processor rounds scaled pixels to whole levels
     torch.testing.assert_close(y[-1, 0], expected, atol=0.03, rtol=0)
     assert y[:, 0].amin() == -1 and y[:, 0].amax() == 1
+    torch.testing.assert_close(condition.seen(pixels[None] / 127.5 - 1, y[:1]), y[:1])
 
 
 @pytest.mark.parametrize("told", [{}, {"keep_aspect_ratio": True}, {"ensure_multiple_of": 14}], ids=str)
@@ -80,7 +81,7 @@ def test_the_network_is_frozen_and_in_no_checkpoint(folder: str) -> None:
 
 def test_depth_of_one_distance_is_0(folder: str) -> None:
     condition = Depth(folder, (1, 8, 8))
-    condition.seen = torch.zeros_like
+    condition.depth = torch.zeros_like
     assert (condition.of(torch.rand(2, 1, 8, 8), None)[:, 0] == 0).all()
 
 
