@@ -234,6 +234,7 @@ def captioned(folder: Path, said: dict[str, list[int]], n: int = 16) -> str:
     return f"data.path='{folder}'"
 
 
+@pytest.mark.slow
 def test_a_new_word_is_learned_and_what_is_named_is_preserved(tmp_path: Path, caplog) -> None:
     words = [
         "model=ddpm",
